@@ -1,0 +1,67 @@
+package enforcegrpc
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+
+	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
+	"github.com/safeconduct/safeconduct/identity"
+	"github.com/safeconduct/safeconduct/interceptors"
+)
+
+// AuthInfo is the state of one authenticated connection.
+type AuthInfo struct {
+	credentials.TLSInfo
+	session *interceptors.Session
+	refused error
+}
+
+// Credentials are server credentials that resolve the peer of each connection into a session of e. A connection whose certificate
+// does not verify is closed and recorded; a verified peer that is not admitted is told so, with a reason, on each call.
+func Credentials(cfg *tls.Config, e *interceptors.Enforcer) credentials.TransportCredentials {
+	return &serverCredentials{TransportCredentials: credentials.NewTLS(cfg), e: e}
+}
+
+type serverCredentials struct {
+	credentials.TransportCredentials
+	e *interceptors.Enforcer
+}
+
+// ServerHandshake implements credentials.TransportCredentials.
+func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
+	if err != nil {
+		return nil, nil, c.e.RefuseTransport("", interceptors.Refuse(v1.Reason_REASON_PEER_NOT_SVID, err))
+	}
+	var out AuthInfo
+	out.TLSInfo, _ = info.(credentials.TLSInfo) // the zero value has no peer and is refused below
+	p, err := identity.PeerFromTLS(out.State)
+	if err != nil {
+		out.refused = c.e.RefuseTransport("", interceptors.Refuse(v1.Reason_REASON_PEER_NOT_SVID, err))
+		return conn, out, nil
+	}
+	out.session, out.refused = c.e.Accept(p)
+	return conn, out, nil
+}
+
+// Clone implements credentials.TransportCredentials.
+func (c *serverCredentials) Clone() credentials.TransportCredentials {
+	return &serverCredentials{TransportCredentials: c.TransportCredentials.Clone(), e: c.e}
+}
+
+// SessionFrom returns the session of the connection that a call came on, nil when the peer was not admitted, and why not.
+func SessionFrom(ctx context.Context) (*interceptors.Session, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil, nil
+	}
+	info, ok := p.AuthInfo.(AuthInfo)
+	if !ok {
+		return nil, nil
+	}
+	return info.session, info.refused
+}

@@ -1,0 +1,148 @@
+package enforcegrpc
+
+import (
+	"context"
+	"crypto/tls"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
+	"github.com/safeconduct/safeconduct/interceptors"
+)
+
+// EnvelopeKey is the metadata key of an envelope beside a typed request that has no field for one.
+const EnvelopeKey = "safeconduct-envelope-bin"
+
+const (
+	maxHeaders = 8 << 10
+	maxStreams = 16384 // per connection; what one agent may have in flight is its budget's to say
+)
+
+// health is on the open list: it needs a verified peer and nothing else. The list is code, not configuration.
+const health = "/grpc.health.v1.Health/"
+
+// ServerOptions returns what puts e in front of a server: credentials over cfg, interceptors, the handler of unknown methods, the
+// stats handler that records what grpc refuses itself, and limits.
+func ServerOptions(e *interceptors.Enforcer, cfg *tls.Config) []grpc.ServerOption {
+	a := &adapter{e}
+	return []grpc.ServerOption{
+		grpc.Creds(Credentials(cfg, e)),
+		grpc.UnaryInterceptor(a.unary),
+		grpc.StreamInterceptor(a.stream),
+		grpc.UnknownServiceHandler(a.unknown),
+		grpc.StatsHandler(&refusals{e}),
+		grpc.MaxRecvMsgSize(interceptors.MaxEnvelope),
+		grpc.MaxHeaderListSize(maxHeaders),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.WaitForHandlers(true),
+	}
+}
+
+type adapter struct{ e *interceptors.Enforcer }
+
+func (a *adapter) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
+	if isCarrier(info.FullMethod) {
+		markSeen(ctx)
+		resp, err = next(ctx, req)
+		return resp, Status(err).Err()
+	}
+	defer func() { err = Status(err).Err() }()
+	ctx, in, err := a.open(ctx, info.FullMethod)
+	defer in.Close(&err)
+	if err != nil {
+		return nil, err
+	}
+	if err = admit(ctx, in, info.FullMethod, req); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithDeadline(ctx, in.Until())
+	defer cancel()
+	err = interceptors.ErrUnfinished
+	resp, err = next(ctx, req)
+	if err == nil {
+		err = in.Emit(resp)
+	}
+	return resp, own(err)
+}
+
+func admit(ctx context.Context, in *interceptors.Interaction, method string, msg any) error {
+	if strings.HasPrefix(method, health) {
+		return in.AdmitBare(ctx)
+	}
+	_, err := in.Admit(ctx, msg)
+	return err
+}
+
+func (a *adapter) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
+	if isCarrier(info.FullMethod) {
+		markSeen(ss.Context())
+		return Status(next(srv, ss)).Err()
+	}
+	defer func() { err = Status(err).Err() }()
+	ctx, in, err := a.open(ss.Context(), info.FullMethod)
+	defer in.Close(&err)
+	if err != nil {
+		return err
+	}
+	err = interceptors.ErrUnfinished
+	err = next(srv, &guardedStream{ServerStream: ss, ctx: ctx, in: in, method: info.FullMethod})
+	return own(err)
+}
+
+// unknown answers a method that no service has: opened like any call, so that it is limited, refused and recorded.
+func (a *adapter) unknown(_ any, ss grpc.ServerStream) (err error) {
+	method, _ := grpc.MethodFromServerStream(ss)
+	defer func() { err = Status(err).Err() }()
+	_, in, err := a.open(ss.Context(), method)
+	defer in.Close(&err)
+	if err == nil {
+		err = interceptors.Refuse(v1.Reason_REASON_UNKNOWN_METHOD, nil)
+	}
+	return err
+}
+
+func (a *adapter) open(ctx context.Context, method string) (context.Context, *interceptors.Interaction, error) {
+	markSeen(ctx)
+	session, refused := SessionFrom(ctx)
+	c := &interceptors.Call{Session: session, Procedure: method, Transport: interceptors.TransportGRPC}
+	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
+		c.Remote = p.Addr.String()
+	}
+	md, _ := metadata.FromIncomingContext(ctx)
+	switch v := md.Get(EnvelopeKey); {
+	case len(v) == 1:
+		c.Metadata = []byte(v[0])
+	case len(v) > 1 && refused == nil:
+		refused = interceptors.Refuse(v1.Reason_REASON_MALFORMED, nil)
+	}
+	return a.e.Open(ctx, c, refused)
+}
+
+type guardedStream struct {
+	grpc.ServerStream
+	ctx    context.Context //nolint:containedctx // a grpc.ServerStream carries its context; it dies with the call.
+	in     *interceptors.Interaction
+	method string
+}
+
+// Context implements grpc.ServerStream.
+func (s *guardedStream) Context() context.Context { return s.ctx }
+
+// RecvMsg implements grpc.ServerStream: every message is admitted before the handler sees it.
+func (s *guardedStream) RecvMsg(m any) error {
+	if err := s.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	return admit(s.ctx, s.in, s.method, m)
+}
+
+// SendMsg implements grpc.ServerStream.
+func (s *guardedStream) SendMsg(m any) error {
+	if err := s.in.Emit(m); err != nil {
+		return err
+	}
+	return s.ServerStream.SendMsg(m)
+}

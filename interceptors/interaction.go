@@ -1,0 +1,571 @@
+package interceptors
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/safeconduct/safeconduct/audit"
+	"github.com/safeconduct/safeconduct/delegation"
+	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
+	"github.com/safeconduct/safeconduct/identity"
+	"github.com/safeconduct/safeconduct/policy"
+)
+
+type interactionKey struct{}
+
+// Interaction is one logical call on its way through this endpoint. Admit is called by one goroutine at a time; the accessors
+// are safe for concurrent use once the first message is admitted.
+type Interaction struct {
+	e       *Enforcer
+	call    *Call
+	method  *Method
+	id      [16]byte
+	started time.Time
+	held    bool // a concurrency slot
+	purpose string
+
+	env    *v1.Envelope // of the first message
+	leaf   *delegation.Leaf
+	until  time.Time // when the handler's context ends
+	permit atomic.Pointer[policy.Permit]
+	talk   *Conversation
+	intent atomic.Pointer[audit.Position]
+
+	mu       sync.Mutex
+	denial   *Denial
+	decision policy.Decision
+	claimed  policy.Label
+	input    *v1.DecisionInput
+	resource []string
+	in, out  traffic
+	attached []*v1.ContextRef
+	closed   bool
+}
+
+type traffic struct {
+	messages uint32
+	bytes    uint64
+}
+
+// Admitted proves that a message was admitted. Only Admit makes one that is usable; dispatchers demand it before a handler.
+type Admitted struct{ in *Interaction }
+
+// Valid reports whether the message was admitted.
+func (a Admitted) Valid() bool { return a.in != nil }
+
+func randomID() (id [16]byte) {
+	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process instead
+	return id
+}
+
+func (e *Enforcer) newInteraction(c *Call) *Interaction {
+	return &Interaction{e: e, call: c, id: randomID(), started: e.cfg.Now(), method: e.cfg.Methods.Lookup(c.Procedure)}
+}
+
+// admitCall runs the steps that need no message: peer, session, budget.
+func (in *Interaction) admitCall(refused error) *Denial {
+	if refused != nil {
+		return denialOf(refused, v1.Reason_REASON_PEER_UNVERIFIED)
+	}
+	s := in.call.Session
+	if s == nil {
+		return denyf(v1.Reason_REASON_PEER_NO_TLS, "the connection has no verified peer")
+	}
+	if d := s.refresh(in.e, in.started); d != nil {
+		return d
+	}
+	if d := s.gate(in.started); d != nil {
+		return d
+	}
+	if d := s.acquire(); d != nil {
+		return d
+	}
+	in.held = true
+	if in.method == nil {
+		return denyf(v1.Reason_REASON_UNKNOWN_METHOD, "no method %q", in.call.Procedure)
+	}
+	return nil
+}
+
+// refuse notes why the call fails and stamps the denial with the call's decision id.
+func (in *Interaction) refuse(d *Denial) error {
+	d.DecisionID = in.id
+	in.mu.Lock()
+	if in.denial == nil {
+		in.denial = d
+	}
+	in.mu.Unlock()
+	return d
+}
+
+// Admit passes one received message: every one of a stream, before anyone else sees it. The envelope is the message's own
+// `envelope` field or, failing that, the call's metadata.
+func (in *Interaction) Admit(ctx context.Context, msg any) (Admitted, error) {
+	m, _ := msg.(proto.Message)
+	env, d := in.findEnvelope(msg)
+	if d != nil {
+		return Admitted{}, in.refuse(d)
+	}
+	return in.admit(ctx, env, m, false)
+}
+
+// AdmitBare passes a message that by its nature carries no envelope, such as a health check. The method must be open.
+func (in *Interaction) AdmitBare(ctx context.Context) error {
+	if in.method == nil || in.call.Session == nil || !in.method.Intent.GetOpen() {
+		return in.refuse(denyf(v1.Reason_REASON_NO_ENVELOPE, "%q is not open", in.call.Procedure))
+	}
+	now := in.e.cfg.Now()
+	first, refused := in.count(nil)
+	switch {
+	case refused != nil:
+		return refused
+	case !first:
+		return nil
+	}
+	in.until = now.Add(maxDeadline)
+	if d := in.recordIntent(ctx, audit.Buffered, nil); d != nil {
+		return in.refuse(d)
+	}
+	return nil
+}
+
+// AdmitCarried passes a message that came inside an Envelope, decoded to req.
+func (in *Interaction) AdmitCarried(ctx context.Context, env *v1.Envelope, req proto.Message) (Admitted, error) {
+	if inner, ok := req.(interface{ GetEnvelope() *v1.Envelope }); ok && inner.GetEnvelope() != nil {
+		return Admitted{}, in.refuse(denyf(v1.Reason_REASON_MALFORMED, "an envelope inside the request inside an envelope"))
+	}
+	return in.admit(ctx, env, req, true)
+}
+
+// CheckCarried holds the bounds of a carried Envelope, so that a payload is decoded only when they are kept.
+func (in *Interaction) CheckCarried(env *v1.Envelope) error {
+	if d := checkShape(env); d != nil {
+		return in.refuse(d)
+	}
+	if d := checkCarried(env, in.method); d != nil {
+		return in.refuse(d)
+	}
+	return nil
+}
+
+func (in *Interaction) findEnvelope(msg any) (*v1.Envelope, *Denial) {
+	var env *v1.Envelope
+	if own, ok := msg.(interface{ GetEnvelope() *v1.Envelope }); ok {
+		env = own.GetEnvelope()
+	}
+	if len(in.call.Metadata) == 0 {
+		if env == nil && in.in.messages > 0 && in.env != nil {
+			return in.env, nil // later messages of a stream ride on the first one's envelope
+		}
+		if env == nil {
+			return nil, denyf(v1.Reason_REASON_NO_ENVELOPE, "neither the request nor the metadata carries an envelope")
+		}
+		return env, nil
+	}
+	if len(in.call.Metadata) > MaxMetadata {
+		return nil, denyf(v1.Reason_REASON_LIMIT, "envelope of %d bytes in metadata", len(in.call.Metadata))
+	}
+	var meta v1.Envelope
+	if err := proto.Unmarshal(in.call.Metadata, &meta); err != nil {
+		return nil, denyf(v1.Reason_REASON_MALFORMED, "envelope in metadata: %w", err)
+	}
+	if env != nil && !proto.Equal(env, &meta) {
+		return nil, denyf(v1.Reason_REASON_MALFORMED, "two different envelopes")
+	}
+	return &meta, nil
+}
+
+func (in *Interaction) admit(ctx context.Context, env *v1.Envelope, req proto.Message, carried bool) (_ Admitted, err error) {
+	defer func() {
+		if r := recover(); r != nil { // a bug in the core must deny, not end the process
+			err = in.refuse(denyf(v1.Reason_REASON_INTERNAL, "panic in admission: %v", r))
+		}
+	}()
+	if in.method == nil || in.call.Session == nil {
+		return Admitted{}, in.refuse(denyf(v1.Reason_REASON_PEER_UNVERIFIED, "admission without an opened call"))
+	}
+	now := in.e.cfg.Now()
+	first, refused := in.count(req)
+	if refused != nil {
+		return Admitted{}, refused // a handler that reads on after a refusal gets no further message
+	}
+	if first {
+		in.env, in.purpose = env, env.GetIntent().GetPurpose()
+	} else if d := in.later(env, now); d != nil {
+		return Admitted{}, in.refuse(d)
+	}
+	if d := in.decide(ctx, env, req, carried, first, now); d != nil {
+		return Admitted{}, in.refuse(d)
+	}
+	return Admitted{in}, nil
+}
+
+// count notes one received message. It reports whether it is the call's first, and the refusal that stands already.
+func (in *Interaction) count(req proto.Message) (first bool, refused error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.denial != nil {
+		return false, in.denial
+	}
+	first = in.in.messages == 0
+	in.in.messages++
+	if req != nil {
+		in.in.bytes += uint64(proto.Size(req)) //nolint:gosec // G115: a size is never negative.
+	}
+	return first, nil
+}
+
+// later runs what every further message of a stream must pass again before its own checks.
+func (in *Interaction) later(env *v1.Envelope, now time.Time) *Denial {
+	if !bytes.Equal(env.GetId(), in.env.GetId()) {
+		return denyf(v1.Reason_REASON_MALFORMED, "a later message carries another envelope")
+	}
+	if d := in.call.Session.refresh(in.e, now); d != nil {
+		return d
+	}
+	return in.call.Session.gate(now)
+}
+
+// decide is the ordered list of checks for one message.
+func (in *Interaction) decide(ctx context.Context, env *v1.Envelope, req proto.Message, carried, first bool, now time.Time) *Denial {
+	self, peer := in.e.cfg.Self, in.call.Session.peer
+	if d := checkShape(env); d != nil {
+		return d
+	}
+	if env.GetMethod() != in.call.Procedure {
+		return denyf(v1.Reason_REASON_MALFORMED, "envelope names method %q", env.GetMethod())
+	}
+	var d *Denial
+	if carried {
+		d = checkCarried(env, in.method)
+	} else {
+		d = checkGuard(env)
+	}
+	if d != nil {
+		return d
+	}
+	if r := env.GetRecipient(); r != "" && r != self.String() {
+		return denyf(v1.Reason_REASON_CHAIN_AUDIENCE, "recipient %q", r)
+	}
+	if t := peer.Tenant; !t.IsZero() && env.GetTenant() != t.Name() {
+		return denyf(v1.Reason_REASON_TENANT_MISMATCH, "envelope claims tenant %q, the peer is of %s", env.GetTenant(), t)
+	}
+	deadline, d := checkTime(env, now)
+	if d != nil && first {
+		return d
+	}
+	key := replayKey(peer.Agent, env.GetId())
+	if first && in.e.replay.seen(key, now) {
+		return denyf(v1.Reason_REASON_REPLAYED, "envelope id was admitted before")
+	}
+	if first { // a later message cannot stretch the call
+		in.until = runUntil(env, deadline, now)
+	}
+	if in.method.Intent.GetOpen() {
+		return in.admitOpen(ctx, env, key, first, now)
+	}
+	permit, d := in.authorize(env, req, now)
+	if d != nil {
+		return d
+	}
+	if first {
+		if d := in.commit(ctx, key, now); d != nil {
+			return d
+		}
+	}
+	in.permit.Store(&permit)
+	return nil
+}
+
+// admitOpen finishes a method that needs no chain.
+func (in *Interaction) admitOpen(ctx context.Context, env *v1.Envelope, key [32]byte, first bool, now time.Time) *Denial {
+	if env.GetChain() != nil || len(env.GetChainRef()) != 0 {
+		return denyf(v1.Reason_REASON_MALFORMED, "a chain on an open method")
+	}
+	if !first {
+		return nil
+	}
+	return in.commit(ctx, key, now)
+}
+
+// authorize verifies the chain, derives the intent from the request, and asks the policy for a Permit.
+func (in *Interaction) authorize(env *v1.Envelope, req proto.Message, now time.Time) (none policy.Permit, _ *Denial) {
+	peer := in.call.Session.peer
+	leaf := in.leaf
+	if leaf == nil {
+		var d *Denial
+		if leaf, d = in.verify(env.GetChain(), env.GetChainRef()); d != nil {
+			return none, d
+		}
+		in.leaf = leaf
+	}
+	resource, err := in.method.ResourceOf(req, DefaultResource(in.e.cfg.Self))
+	if err != nil {
+		return none, denyf(v1.Reason_REASON_MALFORMED, "resource: %w", err)
+	}
+	facts, err := in.method.factsOf(req)
+	if err != nil {
+		return none, denyf(v1.Reason_REASON_MALFORMED, "facts: %w", err)
+	}
+	claim, action := env.GetIntent(), in.method.Intent.GetAction()
+	in.resource = resource
+	if claim.GetAction() != action {
+		return none, denyf(v1.Reason_REASON_INTENT_MISMATCH, "envelope claims action %q, the method is %q", claim.GetAction(), action)
+	}
+	if len(claim.GetResource()) > 0 && !equalPath(claim.GetResource(), resource) {
+		return none, denyf(v1.Reason_REASON_INTENT_MISMATCH, "envelope claims resource %q, the request is for %q", claim.GetResource(), resource)
+	}
+	in.claimed, err = policy.LabelFromProto(env.GetControl())
+	if err != nil {
+		return none, deny(v1.Reason_REASON_LABEL_UNKNOWN, err)
+	}
+	err = in.e.cfg.Verifier.Recheck(leaf, peer, delegation.Intent{Action: action, Resource: resource, Purpose: claim.GetPurpose(), Facts: facts})
+	if err != nil {
+		return none, denialOf(err, v1.Reason_REASON_CHAIN_INVALID)
+	}
+	for _, scope := range in.method.Intent.GetScopes() {
+		if !leaf.Covers(scope, resource) {
+			return none, denyf(v1.Reason_REASON_SCOPE_MISSING, "the method needs %s on %q", scope, resource)
+		}
+	}
+	return in.askPolicy(env, resource, now)
+}
+
+func (in *Interaction) askPolicy(env *v1.Envelope, resource []string, now time.Time) (policy.Permit, *Denial) {
+	s, m := in.call.Session, in.method.Intent
+	record, generation := s.record()
+	req := &policy.Request{
+		DecisionID: in.id, Peer: s.peer, Record: record, Generation: generation, Leaf: in.leaf,
+		Action: m.GetAction(), Resource: resource, Claimed: in.claimed,
+		MinIntegrity: m.GetMinIntegrity(), MaxDepth: m.GetMaxDepth(),
+		Conversation: env.GetConversation(), Purpose: env.GetIntent().GetPurpose(), NotAfter: in.until,
+	}
+	if req.NotAfter.After(s.peer.NotAfter) {
+		req.NotAfter = s.peer.NotAfter
+	}
+	permit, decision := in.e.cfg.Engine.Decide(req)
+	in.mu.Lock()
+	in.decision, in.input = decision, decisionInput(req, in.e.cfg.Self, now)
+	in.mu.Unlock()
+	if !decision.Allowed() {
+		return policy.Permit{}, deny(decision.Reason, errors.New(decision.Cause))
+	}
+	switch {
+	case !in.e.cfg.Self.IsService():
+		in.talk = in.e.talks.join(in.leaf, env.GetConversation(), decision.Effective, now)
+	case in.talk == nil:
+		// A service works for many agents in one conversation; what it read for one must not taint what it answers another.
+		in.talk = &Conversation{id: env.GetConversation(), label: decision.Effective}
+	default:
+		in.talk.Taint(decision.Effective)
+	}
+	return permit, nil
+}
+
+// commit spends the message's id and writes the intent record: last, so that a refused message burns nothing.
+func (in *Interaction) commit(ctx context.Context, key [32]byte, now time.Time) *Denial {
+	switch fresh, full := in.e.replay.insert(in.call.Session.peer.Tenant, key, now); {
+	case full:
+		return denyf(v1.Reason_REASON_LIMIT, "the replay set of the tenant is full")
+	case !fresh:
+		return denyf(v1.Reason_REASON_REPLAYED, "envelope id was admitted before")
+	}
+	return in.recordIntent(ctx, classOf(in.method), nil)
+}
+
+// verify resolves a chain by reference, or verifies and remembers a whole one.
+func (in *Interaction) verify(chain *v1.DelegationChain, ref []byte) (*delegation.Leaf, *Denial) {
+	s, v := in.call.Session, in.e.cfg.Verifier
+	if (chain == nil) == (len(ref) == 0) {
+		return nil, denyf(v1.Reason_REASON_MALFORMED, "exactly one of chain and chain reference is required")
+	}
+	if chain == nil {
+		leaf, err := v.Resolve(s.chains, ref, s.peer)
+		if err != nil {
+			return nil, denialOf(err, v1.Reason_REASON_CHAIN_UNKNOWN)
+		}
+		return leaf, nil
+	}
+	leaf, err := v.Verify(chain, s.peer)
+	if err != nil {
+		return nil, denialOf(err, v1.Reason_REASON_CHAIN_INVALID)
+	}
+	s.chains.Remember(leaf)
+	return leaf, nil
+}
+
+// Emit passes one message that is about to leave.
+func (in *Interaction) Emit(msg any) error {
+	in.mu.Lock()
+	in.out.messages++
+	if m, ok := msg.(proto.Message); ok {
+		in.out.bytes += uint64(proto.Size(m)) //nolint:gosec // G115: a size is never negative.
+	}
+	in.mu.Unlock()
+	if in.method == nil || in.talk == nil {
+		return nil
+	}
+	ceiling := in.method.Intent.GetMaxConfidentiality()
+	if l := in.talk.Label(); ceiling != v1.Confidentiality_CONFIDENTIALITY_UNSPECIFIED && l.Confidentiality > ceiling {
+		return in.refuse(denyf(v1.Reason_REASON_CONFIDENTIALITY_TOO_HIGH, "the conversation is %s, the method's ceiling %s", l, ceiling))
+	}
+	if p := in.permit.Load(); p != nil {
+		if err := p.Check(in.e.cfg.Now()); errors.Is(err, policy.ErrPermitRevoked) {
+			return in.refuse(deny(v1.Reason_REASON_AGENT_STATE, err))
+		}
+	}
+	return nil
+}
+
+// Close records the outcome, exactly once, whatever happened: success, denial, handler error, panic, cancellation,
+// runtime.Goexit. It must be deferred directly. A panic is recorded and becomes an INTERNAL Denial in *err, with the panic value
+// as its cause. When the outcome of a call that succeeded cannot be recorded, *err says OUTCOME_UNKNOWN.
+func (in *Interaction) Close(err *error) {
+	if r := recover(); r != nil {
+		d := denyf(v1.Reason_REASON_HANDLER_PANIC, "panic: %v", r)
+		d.DecisionID = in.id
+		in.mu.Lock()
+		in.denial = d
+		in.mu.Unlock()
+	}
+	in.finish(err)
+}
+
+// verdict is the error that the peer sees. A refusal of the core stands whatever the handler made of it, so that the peer and the
+// record agree, and a refusal by the handler carries the id of the call.
+func (in *Interaction) verdict(err error) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.denial != nil {
+		return in.denial
+	}
+	var d *Denial
+	if !errors.As(err, &d) || d.DecisionID != [16]byte{} {
+		return err
+	}
+	dup := *d
+	dup.DecisionID = in.id
+	return &dup
+}
+
+func (in *Interaction) finish(err *error) {
+	in.mu.Lock()
+	done := in.closed
+	in.closed = true
+	in.mu.Unlock()
+	if done {
+		return
+	}
+	if in.held {
+		defer in.call.Session.release()
+	}
+	var d *Denial
+	if errors.As(*err, &d) && d.DecisionID == [16]byte{} { // a handler of ours refused: it knows no decision id
+		*err = in.refuse(denialOf(d, d.Reason))
+	}
+	*err = in.verdict(*err)
+	if rerr := in.recordOutcome(*err); rerr != nil {
+		d := denyf(v1.Reason_REASON_OUTCOME_UNKNOWN, "outcome record: %w", rerr)
+		d.DecisionID = in.id
+		if *err == nil {
+			*err = d
+		}
+	}
+}
+
+// ID returns the decision id of the call.
+func (in *Interaction) ID() [16]byte { return in.id }
+
+// Envelope returns the envelope of the first message, nil before it is admitted. The caller must not change it.
+func (in *Interaction) Envelope() *v1.Envelope { return in.env }
+
+// Method returns what the call means, nil for an unknown procedure.
+func (in *Interaction) Method() *Method { return in.method }
+
+// Purpose returns the purpose of the intent, which every further call of the chain shares.
+func (in *Interaction) Purpose() string { return in.purpose }
+
+// Until returns when the handler's context ends.
+func (in *Interaction) Until() time.Time { return in.until }
+
+// Leaf returns the verified chain, nil for an open method.
+func (in *Interaction) Leaf() *delegation.Leaf { return in.leaf }
+
+// Conversation returns the conversation that the call belongs to, nil for an open method.
+func (in *Interaction) Conversation() *Conversation { return in.talk }
+
+// Attach adds context references to the reply, at most 32 in all; the caller can use them without reading the reply.
+func (in *Interaction) Attach(refs ...*v1.ContextRef) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if len(in.attached)+len(refs) > maxContextRefs {
+		return denyf(v1.Reason_REASON_LIMIT, "more than %d context references", maxContextRefs)
+	}
+	in.attached = append(in.attached, refs...)
+	return nil
+}
+
+// Attached returns the references that Attach added.
+func (in *Interaction) Attached() []*v1.ContextRef {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.attached
+}
+
+// Position returns where the intent record stands in the audit log, nil before it is written.
+func (in *Interaction) Position() *audit.Position { return in.intent.Load() }
+
+// DefaultResource is the resource of a method that declares no resource field: the callee itself.
+func DefaultResource(self identity.AgentID) []string {
+	if self.IsService() {
+		return []string{"service", self.Name()}
+	}
+	return []string{"agent", self.Name()}
+}
+
+// From returns the Interaction of a handler's context.
+func From(ctx context.Context) (*Interaction, bool) {
+	in, ok := ctx.Value(interactionKey{}).(*Interaction)
+	return in, ok
+}
+
+// PermitFrom returns the Permit of the last message admitted; false when there is none, as on open methods.
+func PermitFrom(ctx context.Context) (policy.Permit, bool) {
+	in, ok := From(ctx)
+	if !ok {
+		return policy.Permit{}, false
+	}
+	p := in.permit.Load()
+	if p == nil {
+		return policy.Permit{}, false
+	}
+	return *p, true
+}
+
+// PeerFrom returns the verified peer of the call.
+func PeerFrom(ctx context.Context) (identity.Peer, bool) {
+	in, ok := From(ctx)
+	if !ok || in.call == nil || in.call.Session == nil {
+		return identity.Peer{}, false
+	}
+	return in.call.Session.peer, true
+}
+
+func equalPath(a, b []string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,127 @@
+package interceptors
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/safeconduct/safeconduct/delegation"
+	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
+	"github.com/safeconduct/safeconduct/identity"
+	"github.com/safeconduct/safeconduct/policy"
+	"github.com/safeconduct/safeconduct/policy/conduct"
+)
+
+// Transport is the way a call came.
+type Transport uint8
+
+// The transports. The numbers appear nowhere but in this process.
+const (
+	TransportUnknown Transport = iota
+	TransportGRPC
+	TransportConnect
+	TransportGRPCWeb
+	TransportDeliver
+)
+
+// String returns the name that audit records carry.
+func (t Transport) String() string {
+	switch t {
+	case TransportGRPC:
+		return "grpc"
+	case TransportConnect:
+		return "connect"
+	case TransportGRPCWeb:
+		return "grpc-web"
+	case TransportDeliver:
+		return "deliver"
+	case TransportUnknown:
+	}
+	return "unknown"
+}
+
+// Session is what cannot change on one authenticated connection, resolved once: the peer, its account, the chains it has
+// presented. It is safe for concurrent use.
+type Session struct {
+	peer    identity.Peer
+	account *conduct.Account
+	tenant  *conduct.Account
+	chains  *delegation.ConnTable
+	pinned  atomic.Pointer[pinnedRecord]
+}
+
+type pinnedRecord struct {
+	generation uint64
+	record     *identity.Record
+}
+
+// Peer returns the verified peer.
+func (s *Session) Peer() identity.Peer { return s.peer }
+
+// Accept opens a session for a peer whose connection the transport has verified. An unregistered or inactive peer is a Denial,
+// already recorded; the transport answers its calls with it or closes the connection.
+func (e *Enforcer) Accept(p identity.Peer) (*Session, error) {
+	if p.IsZero() {
+		return nil, e.RefuseTransport("", denyf(v1.Reason_REASON_PEER_NO_TLS, "no verified peer"))
+	}
+	s := &Session{peer: p, chains: delegation.NewConnTable()}
+	if d := s.refresh(e, e.cfg.Now()); d != nil {
+		return nil, e.RefuseTransport(p.ID.String(), d)
+	}
+	s.account, s.tenant = e.meter.Agent(p.Agent), e.meter.Tenant(p.Tenant) // after the registry: strangers allocate nothing
+	return s, nil
+}
+
+// refresh compares what may change on an open connection: the registry record and the certificate's end.
+func (s *Session) refresh(e *Enforcer, now time.Time) *Denial {
+	if !now.Before(s.peer.NotAfter) {
+		return denyf(v1.Reason_REASON_PEER_EXPIRED, "the peer's certificate expired %v ago", now.Sub(s.peer.NotAfter))
+	}
+	generation := e.cfg.Registry.Generation()
+	pin := s.pinned.Load()
+	if pin == nil || pin.generation != generation {
+		pin = &pinnedRecord{generation, e.cfg.Registry.Agent(s.peer.Agent)}
+		s.pinned.Store(pin)
+	}
+	if pin.record == nil {
+		return denyf(v1.Reason_REASON_PEER_UNREGISTERED, "%s is not registered", s.peer.ID)
+	}
+	if r := policy.StateReason(pin.record.State); r != 0 {
+		return denyf(r, "%s is %s", s.peer.ID, pin.record.State)
+	}
+	return nil
+}
+
+// record returns the registry record that the last refresh found, and the generation that it belongs to.
+func (s *Session) record() (*identity.Record, uint64) {
+	if pin := s.pinned.Load(); pin != nil {
+		return pin.record, pin.generation
+	}
+	return nil, 0
+}
+
+// gate spends from the peer's own budget, for calls that are denied later too, and then from the tenant's.
+func (s *Session) gate(now time.Time) *Denial {
+	if wait, ok := s.account.Rate.Take(now, 1); !ok {
+		return &Denial{Code: CodeResourceExhausted, Reason: v1.Reason_REASON_RATE, RetryAfter: wait}
+	}
+	if wait, ok := s.tenant.Rate.Take(now, 1); !ok {
+		return &Denial{Code: CodeResourceExhausted, Reason: v1.Reason_REASON_RATE, RetryAfter: wait}
+	}
+	return nil
+}
+
+func (s *Session) acquire() *Denial {
+	if !s.account.Slots.Acquire() {
+		return deny(v1.Reason_REASON_CONCURRENCY, nil)
+	}
+	if !s.tenant.Slots.Acquire() {
+		s.account.Slots.Release()
+		return deny(v1.Reason_REASON_CONCURRENCY, nil)
+	}
+	return nil
+}
+
+func (s *Session) release() {
+	s.account.Slots.Release()
+	s.tenant.Slots.Release()
+}

@@ -1,0 +1,364 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/safeconduct/safeconduct/audit"
+	"github.com/safeconduct/safeconduct/delegation"
+	rpcv1 "github.com/safeconduct/safeconduct/gen/safeconduct/rpc/v1"
+	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
+	"github.com/safeconduct/safeconduct/identity"
+	"github.com/safeconduct/safeconduct/interceptors"
+	"github.com/safeconduct/safeconduct/interceptors/enforcegrpc"
+	"github.com/safeconduct/safeconduct/policy"
+)
+
+// drainTimeout bounds how long a shutdown waits for calls in flight.
+const drainTimeout = 10 * time.Second
+
+// replayWindow is how far back the audit log is read for messages that must not be admitted again.
+const replayWindow = 6 * time.Minute
+
+// Agent is one process of the mesh: a guarded server and the calls it makes. It implements grpc.ServiceRegistrar. Register
+// everything before Serve; all other methods are safe for concurrent use.
+type Agent struct {
+	cfg      Config
+	id       identity.AgentID
+	src      identity.Source
+	trust    Trust
+	log      *audit.Log
+	methods  *interceptors.Methods
+	engine   *policy.Engine
+	enforcer *interceptors.Enforcer
+	verifier *delegation.Verifier
+	server   *grpc.Server
+	health   *health.Server
+	exchange *exchange
+	hops     hopCache
+
+	mu       sync.Mutex
+	problems []error
+	conns    map[identity.AgentID]*Conn
+	addr     string
+	edge     *edgeServer
+
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	once   sync.Once
+}
+
+// New connects to the Workload API and the authority, opens the audit log and builds the guarded server. It waits up to 30 s for
+// an identity and the first trust bundle. Close releases what it holds.
+func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
+	cfg, err = cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	a := &Agent{cfg: cfg, src: cfg.Source, trust: cfg.Trust, methods: new(interceptors.Methods), conns: map[identity.AgentID]*Conn{}, cancel: cancel}
+	defer func() {
+		if err != nil {
+			_ = a.Close()
+		}
+	}()
+	if a.src == nil {
+		if a.src, err = WorkloadAPI(ctx, cfg.WorkloadAPI, cfg.ID); err != nil {
+			return nil, err
+		}
+	}
+	svid, err := a.src.GetX509SVID()
+	if err != nil {
+		return nil, fmt.Errorf("runtime: own SVID: %w", err)
+	}
+	if a.id, err = identity.ParseAgentID(svid.ID); err != nil {
+		return nil, fmt.Errorf("runtime: %w", err)
+	}
+	if a.trust == nil {
+		if a.trust, err = dialTrust(ctx, a.id, a.src, cfg.Authority, cfg.Now, cfg.Logger); err != nil {
+			return nil, err
+		}
+	}
+	if a.log = cfg.Audit; a.log == nil {
+		a.log, err = audit.Open(cfg.AuditDir, audit.Config{Origin: LogOrigin(a.id), Now: cfg.Now})
+		if err != nil {
+			return nil, fmt.Errorf("runtime: %w", err)
+		}
+	}
+	if err := a.build(run, svid.Certificates[0].NotAfter.Sub(svid.Certificates[0].NotBefore)); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// build makes the enforcement core and the server in front of it. life is that of the SVIDs.
+func (a *Agent) build(run context.Context, life time.Duration) error {
+	var err error
+	if a.engine, err = policy.NewEngine(policy.Config{Self: a.id, Registry: a.trust, Now: a.cfg.Now}); err != nil {
+		return err
+	}
+	updates := &generation{}
+	a.verifier, err = delegation.NewVerifier(delegation.Config{
+		Self: a.id, Keys: a.trust, Bundles: a.src, BundleGeneration: updates.Load, Now: a.cfg.Now,
+	})
+	if err != nil {
+		return err
+	}
+	a.enforcer, err = interceptors.New(interceptors.Config{
+		Self: a.id, Registry: a.trust, Verifier: a.verifier, Engine: a.engine, Audit: a.log, Methods: a.methods, Now: a.cfg.Now,
+		AgentBudget: a.cfg.AgentBudget, TenantBudget: a.cfg.TenantBudget,
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.rebuildReplay(run); err != nil {
+		return err
+	}
+	a.applyTable(run)
+	a.wg.Add(2)
+	go a.followTrust(run)
+	go a.followBundles(run, updates)
+
+	age, grace := connectionAge(life)
+	opts := append(enforcegrpc.ServerOptions(a.enforcer, identity.ServerTLS(a.src)),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: age, MaxConnectionAgeGrace: grace}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}))
+	a.server = grpc.NewServer(opts...)
+	a.exchange = &exchange{agent: a, handlers: map[string]handler{}}
+	rpcv1.RegisterExchangeServiceServer(a.server, a.exchange)
+	a.health = health.NewServer()
+	healthpb.RegisterHealthServer(a.server, a.health)
+	for _, m := range []string{"Check", "Watch", "List"} {
+		err := a.methods.Add(&interceptors.Method{
+			Procedure: "/grpc.health.v1.Health/" + m, Intent: &v1.MethodIntent{Open: true, Audit: v1.AuditClass_AUDIT_CLASS_BUFFERED},
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// LogOrigin names the agent's audit log: trust domain, product, and the path of its identity.
+func LogOrigin(id identity.AgentID) string {
+	return id.TrustDomain().Name() + "/safeconduct" + id.ID().Path()
+}
+
+// connectionAge is when connections are cut, such that one always ends well before the SVID it was made with: 1.1 age + grace is
+// at most 0.45 of the SVID's life.
+func connectionAge(life time.Duration) (age, grace time.Duration) {
+	age = min(life/3, 20*time.Minute)
+	return age, min(life*7/100, 5*time.Minute)
+}
+
+// rebuildReplay reads the recent intents of earlier boots, before the first message is accepted.
+func (a *Agent) rebuildReplay(ctx context.Context) error {
+	for rec, err := range a.log.Since(a.cfg.Now().Add(-replayWindow)) {
+		if err != nil {
+			return fmt.Errorf("runtime: rebuilding the replay set: %w", err)
+		}
+		ev := rec.Event
+		if ev.GetKind() != v1.EventKind_EVENT_KIND_CALL || ev.GetPhase() != v1.EventPhase_EVENT_PHASE_INTENT ||
+			ev.GetDirection() != v1.EventDirection_EVENT_DIRECTION_INBOUND || ev.GetDecision() != v1.EventDecision_EVENT_DECISION_ALLOW {
+			continue
+		}
+		if id, err := identity.ParseAgent(ev.GetActor().GetSpiffeId()); err == nil && len(ev.GetEnvelopeId()) == 16 {
+			a.enforcer.Admitted(id, ev.GetEnvelopeId())
+		}
+	}
+	return ctx.Err()
+}
+
+func (a *Agent) followTrust(ctx context.Context) {
+	defer a.wg.Done()
+	for {
+		changed := a.trust.Changed()
+		a.applyTable(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// applyTable puts the published table in force; one that is refused leaves the old one standing.
+func (a *Agent) applyTable(ctx context.Context) {
+	t := a.trust.Table()
+	if t == nil {
+		return
+	}
+	if err := a.engine.Activate(t); err != nil {
+		a.cfg.Logger.ErrorContext(ctx, "capability table refused", slog.String("error", err.Error()))
+		_, _ = a.log.Append(ctx, audit.Effect, &v1.AuditEvent{
+			Kind: v1.EventKind_EVENT_KIND_TABLE_REJECTED, Reason: v1.Reason_REASON_TABLE_REJECTED, PolicySerial: t.Serial(),
+			Decision: v1.EventDecision_EVENT_DECISION_DENY, Cause: "capability table refused",
+		})
+	}
+}
+
+// followBundles moves the generation that cached chain verifications belong to.
+func (a *Agent) followBundles(ctx context.Context, g *generation) {
+	defer a.wg.Done()
+	for {
+		updated := a.src.Updated()
+		select {
+		case <-ctx.Done():
+			return
+		case <-updated:
+			g.Add(1)
+		}
+	}
+}
+
+// RegisterService implements grpc.ServiceRegistrar. A service whose methods do not declare what they mean makes Serve fail.
+func (a *Agent) RegisterService(sd *grpc.ServiceDesc, impl any) {
+	if err := a.exchange.register(sd, impl); err != nil {
+		a.mu.Lock()
+		a.problems = append(a.problems, err)
+		a.mu.Unlock()
+		return
+	}
+	a.server.RegisterService(sd, impl)
+}
+
+// Run serves until ctx ends or the process gets SIGTERM or SIGINT, drains, and closes the agent.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	err := a.Serve(ctx)
+	return errors.Join(err, a.Close())
+}
+
+// Serve listens, announces the address to the authority, and serves until ctx ends; then it takes no new calls and waits up to
+// 10 s for those in flight. It refuses to start when a registered method may not be served.
+func (a *Agent) Serve(ctx context.Context) error {
+	l, err := a.Listen(ctx)
+	if err != nil {
+		return err
+	}
+	return a.ServeListener(ctx, l)
+}
+
+// Listen opens the configured listener.
+func (a *Agent) Listen(ctx context.Context) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", a.cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("runtime: %w", err)
+	}
+	return l, nil
+}
+
+// ServeListener is Serve on a listener of the caller's. It closes l.
+func (a *Agent) ServeListener(ctx context.Context, l net.Listener) error {
+	a.mu.Lock()
+	problems := errors.Join(a.problems...)
+	a.addr = l.Addr().String()
+	a.mu.Unlock()
+	if problems != nil {
+		_ = l.Close()
+		return fmt.Errorf("runtime: %w", problems)
+	}
+	if err := a.startEdge(ctx); err != nil {
+		_ = l.Close()
+		return err
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- a.server.Serve(l) }()
+	if err := a.announce(ctx); err != nil {
+		a.stop()
+		<-failed
+		return err
+	}
+	a.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	a.health.Shutdown()
+	a.stop()
+	return <-failed
+}
+
+func (a *Agent) announce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	return a.trust.Announce(ctx, a.Addr())
+}
+
+// stop drains: no new calls, then an end to those that outlast the drain.
+func (a *Agent) stop() {
+	a.stopEdge()
+	done := make(chan struct{})
+	go func() { a.server.GracefulStop(); close(done) }()
+	timer := time.NewTimer(drainTimeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+		a.server.Stop()
+		<-done
+	}
+}
+
+// Close ends everything that New started. Records already acknowledged are durable before it returns.
+func (a *Agent) Close() error {
+	var err error
+	a.once.Do(func() {
+		a.cancel()
+		a.mu.Lock()
+		conns := a.conns
+		a.conns = map[identity.AgentID]*Conn{}
+		a.mu.Unlock()
+		for _, c := range conns {
+			err = errors.Join(err, c.close())
+		}
+		if a.server != nil {
+			a.server.Stop()
+		}
+		a.wg.Wait()
+		if a.trust != nil && a.cfg.Trust == nil {
+			err = errors.Join(err, a.trust.Close())
+		}
+		if a.log != nil && a.cfg.Audit == nil {
+			err = errors.Join(err, a.log.Close())
+		}
+		if a.src != nil && a.cfg.Source == nil {
+			err = errors.Join(err, a.src.Close())
+		}
+	})
+	return err
+}
+
+// ID returns the agent's own identity.
+func (a *Agent) ID() identity.AgentID { return a.id }
+
+// Addr returns where the agent serves, empty before Serve.
+func (a *Agent) Addr() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.addr
+}
+
+// Source returns the agent's own SVID source.
+func (a *Agent) Source() identity.Source { return a.src }
+
+// Enforcer returns the enforcement core, for handlers of the product's own services.
+func (a *Agent) Enforcer() *interceptors.Enforcer { return a.enforcer }
+
+// Audit returns the agent's audit log.
+func (a *Agent) Audit() *audit.Log { return a.log }

@@ -1,0 +1,282 @@
+package runtime
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	rpcv1 "github.com/safeconduct/safeconduct/gen/safeconduct/rpc/v1"
+	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
+	"github.com/safeconduct/safeconduct/identity"
+	"github.com/safeconduct/safeconduct/interceptors"
+	"github.com/safeconduct/safeconduct/policy"
+)
+
+// messageLife is how long a message may wait to be accepted; a call may run longer, until its context ends.
+const messageLife = 30 * time.Second
+
+// Conn calls one other agent. It implements grpc.ClientConnInterface: pass it to any generated client whose methods declare
+// (safeconduct.v1.intent). It is safe for concurrent use.
+type Conn struct {
+	agent  *Agent
+	peer   identity.AgentID
+	cc     *grpc.ClientConn
+	client rpcv1.ExchangeServiceClient
+	// methods caches what the called methods declare.
+	methods *interceptors.Methods
+	narrow  Narrowing
+}
+
+var _ grpc.ClientConnInterface = (*Conn)(nil)
+
+// Dial returns the connection to an agent, by its SPIFFE ID. It connects at the first call, to the address that the authority
+// knows at that time; the peer must prove exactly this identity.
+func (a *Agent) Dial(peer string) (*Conn, error) {
+	id, err := identity.ParseAgent(peer)
+	if err != nil {
+		return nil, fmt.Errorf("runtime: %w", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c := a.conns[id]; c != nil {
+		return c, nil
+	}
+	cc, err := grpc.NewClient("safeconduct:///"+id.Name(),
+		grpc.WithResolvers(&locator{trust: a.trust, id: id}),
+		grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(a.src, id))),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(interceptors.MaxEnvelope), grpc.MaxCallSendMsgSize(interceptors.MaxEnvelope)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.WithDisableServiceConfig())
+	if err != nil {
+		return nil, fmt.Errorf("runtime: dialing %s: %w", id, err)
+	}
+	c := &Conn{agent: a, peer: id, cc: cc, client: rpcv1.NewExchangeServiceClient(cc), methods: new(interceptors.Methods)}
+	a.conns[id] = c
+	return c, nil
+}
+
+// Narrowing is what further calls through a [Conn] may carry at most. Zero fields pass on what the caller's chain holds.
+type Narrowing struct {
+	Capabilities []*v1.Capability
+	Delegates    []string
+	MaxDepth     uint32
+	Lifetime     time.Duration
+}
+
+// With returns a Conn over the same connection whose calls carry no more than n.
+func (c *Conn) With(n Narrowing) *Conn {
+	dup := *c
+	dup.narrow = n
+	return &dup
+}
+
+// Peer returns the identity of the other end.
+func (c *Conn) Peer() identity.AgentID { return c.peer }
+
+func (c *Conn) close() error { return c.cc.Close() }
+
+// Invoke implements grpc.ClientConnInterface: one Envelope there and one back. Errors carry a gRPC status; a refusal by the
+// enforcement core of either side is a [*Refusal].
+func (c *Conn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	o, err := callOptions(opts)
+	if err != nil {
+		return err
+	}
+	m, err := c.lookup(method)
+	if err != nil {
+		return err
+	}
+	req, ok := args.(proto.Message)
+	into, ok2 := reply.(proto.Message)
+	if !ok || !ok2 {
+		return status.Errorf(codes.Internal, "%s: %T and %T are no messages", method, args, reply)
+	}
+	return c.call(ctx, m, req, into, o)
+}
+
+func (c *Conn) call(ctx context.Context, m *interceptors.Method, req, reply proto.Message, o *options) (err error) {
+	payload, err := proto.Marshal(req)
+	if err != nil {
+		return status.Errorf(codes.Internal, "marshalling the request: %v", err)
+	}
+	if len(payload) > interceptors.MaxPayload {
+		return status.Errorf(codes.ResourceExhausted, "request of %d bytes, at most %d; share it by context reference", len(payload), interceptors.MaxPayload)
+	}
+	env, parent, err := c.envelope(ctx, m, req, o)
+	if err != nil {
+		return err
+	}
+	env.Kind, env.HalfClose, env.Payload, env.PayloadType = v1.FrameKind_FRAME_KIND_OPEN, true, payload, string(req.ProtoReflect().Descriptor().FullName())
+	sum := sha256.Sum256(payload)
+	env.Intent.ArgumentsDigest = sum[:]
+	out, err := c.agent.enforcer.OpenOutgoing(ctx, c.peer, env, leafOf(parent), m)
+	if err != nil {
+		return refusalOf(err)
+	}
+	res, err := c.deliver(ctx, env, o)
+	err = refusalOf(err)
+	var receipt *v1.AuditReceipt
+	if res != nil {
+		receipt = res.GetAudit()
+	}
+	if cerr := out.Close(err, receipt, len(res.GetPayload())); cerr != nil && err == nil {
+		err = refusalOf(cerr)
+	}
+	if err != nil {
+		return err
+	}
+	return c.accept(parent, res, reply, o)
+}
+
+// deliver sends env and returns the RESULT.
+func (c *Conn) deliver(ctx context.Context, env *v1.Envelope, o *options) (*v1.Envelope, error) {
+	res, err := c.client.Deliver(ctx, env, o.grpc...)
+	if err != nil {
+		return nil, err
+	}
+	if res.GetKind() != v1.FrameKind_FRAME_KIND_RESULT {
+		return nil, status.Errorf(codes.Internal, "%s answered with frame %s", c.peer, res.GetKind())
+	}
+	return res, nil
+}
+
+// accept hands the reply over, after its label has joined the caller's conversation. An opaque reply is not read and taints nothing.
+func (c *Conn) accept(parent *interceptors.Interaction, res *v1.Envelope, reply proto.Message, o *options) error {
+	if o.header != nil {
+		*o.header = fromPairs(res.GetMetadata())
+	}
+	if o.trailer != nil {
+		*o.trailer = metadata.MD{}
+	}
+	if o.refs != nil {
+		*o.refs = res.GetContext()
+	}
+	if o.opaque {
+		return nil
+	}
+	if parent != nil && parent.Conversation() != nil {
+		parent.Conversation().Taint(c.label(res))
+	}
+	if want := string(reply.ProtoReflect().Descriptor().FullName()); res.GetPayloadType() != want {
+		return status.Errorf(codes.Internal, "%s answered with a %s, want %s", c.peer, res.GetPayloadType(), want)
+	}
+	if err := proto.Unmarshal(res.GetPayload(), reply); err != nil {
+		return status.Errorf(codes.Internal, "%s answered with bytes that do not decode", c.peer)
+	}
+	return nil
+}
+
+// label is what a message from the peer says of itself, capped by what the peer may claim.
+func (c *Conn) label(res *v1.Envelope) policy.Label {
+	l, err := policy.LabelFromProto(res.GetControl())
+	if err != nil {
+		return policy.Label{}
+	}
+	if c.peer.IsService() {
+		return l // a service of the trust domain passes labels on
+	}
+	limit := v1.Integrity_INTEGRITY_UNTRUSTED
+	if rec := c.agent.trust.Agent(c.peer); rec != nil {
+		limit = v1.Integrity(rec.IntegrityCap)
+	}
+	return l.WithIntegrityCap(limit)
+}
+
+// envelope fills what every call carries: intent, chain, labels, conversation, causation, deadline, trace.
+func (c *Conn) envelope(ctx context.Context, m *interceptors.Method, req proto.Message, o *options) (*v1.Envelope, *interceptors.Interaction, error) {
+	now := c.agent.cfg.Now()
+	id := make([]byte, 16)
+	_, _ = rand.Read(id)
+	env := &v1.Envelope{
+		Id: id, Method: m.Procedure, Tenant: c.agent.id.Tenant().Name(), Recipient: c.peer.String(), Context: o.attach,
+		Intent: &v1.Intent{Action: m.Intent.GetAction()},
+	}
+	env.DeadlineUnixMs = now.Add(messageLife).UnixMilli()
+	if end, ok := ctx.Deadline(); ok {
+		left := time.Until(end)
+		if left <= 0 {
+			return nil, nil, status.FromContextError(context.DeadlineExceeded).Err()
+		}
+		env.DeadlineUnixMs = now.Add(min(left, messageLife)).UnixMilli()
+		env.TimeoutMs = uint32(min(left, 24*time.Hour).Milliseconds()) + 1 //nolint:gosec // G115: at most 24 h.
+	}
+	for i, ref := range o.attach {
+		env.Data = append(env.Data, &v1.DataLabel{Ref: uint32(i), Label: ref.GetLabel()}) //nolint:gosec // G115: at most 32.
+	}
+	if md, ok := metadata.FromOutgoingContext(ctx); ok {
+		pairs, fits := toPairs(md)
+		if !fits {
+			return nil, nil, status.Errorf(codes.InvalidArgument, "outgoing metadata does not fit: at most %d pairs and %d bytes, no reserved keys", maxPairs, maxPairBytes)
+		}
+		env.Metadata = pairs
+	}
+	if m.Intent.GetOpen() {
+		return env, nil, nil
+	}
+	parent, ok := interceptors.From(ctx)
+	if !ok || parent.Leaf() == nil {
+		return nil, nil, status.Error(codes.FailedPrecondition, ErrNoAuthority.Error())
+	}
+	resource, err := m.ResourceOf(req, interceptors.DefaultResource(c.peer))
+	if err != nil {
+		return nil, nil, status.Errorf(codes.InvalidArgument, "resource of the call: %v", err)
+	}
+	chain, err := c.agent.hops.extend(c.agent, parent.Leaf(), c.peer, c.narrow)
+	if err != nil {
+		return nil, nil, refusalOf(err)
+	}
+	env.Chain, env.Intent.Resource, env.Intent.Purpose = chain, resource, parent.Purpose()
+	env.Control = parent.Conversation().Label().Proto()
+	env.Conversation = parent.Conversation().ID()
+	if cause := parent.Envelope(); cause != nil {
+		env.Causation, env.Trace = cause.GetId(), cause.GetTrace()
+	}
+	return env, parent, nil
+}
+
+// lookup reads what a method declares from the descriptors linked into this binary.
+func (c *Conn) lookup(method string) (*interceptors.Method, error) {
+	if m := c.methods.Lookup(method); m != nil {
+		return m, nil
+	}
+	service, _, ok := cutMethod(method)
+	if !ok {
+		return nil, status.Errorf(codes.Unimplemented, "malformed method %q", method)
+	}
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
+	sd, isService := d.(protoreflect.ServiceDescriptor)
+	if err != nil || !isService {
+		return nil, status.Errorf(codes.Unimplemented, "no descriptor of %s in this binary", service)
+	}
+	if err := c.methods.AddService(sd); err != nil && c.methods.Lookup(method) == nil {
+		return nil, status.Errorf(codes.Unimplemented, "%v", err)
+	}
+	if m := c.methods.Lookup(method); m != nil {
+		return m, nil
+	}
+	return nil, status.Errorf(codes.Unimplemented, "no method %q", method)
+}
+
+func cutMethod(full string) (service, method string, ok bool) {
+	if full == "" || full[0] != '/' {
+		return "", "", false
+	}
+	for i := len(full) - 1; i > 0; i-- {
+		if full[i] == '/' {
+			return full[1:i], full[i+1:], true
+		}
+	}
+	return "", "", false
+}

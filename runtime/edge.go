@@ -1,0 +1,91 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+
+	rpcv1connect "github.com/safeconduct/safeconduct/gen/safeconduct/rpc/v1/safeconductrpcv1connect"
+	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
+	"github.com/safeconduct/safeconduct/identity"
+	"github.com/safeconduct/safeconduct/interceptors"
+	"github.com/safeconduct/safeconduct/interceptors/enforceconnect"
+)
+
+// edgeServer serves Connect and gRPC-Web on a listener of its own.
+type edgeServer struct {
+	http *http.Server
+	addr string
+	done chan struct{}
+}
+
+// startEdge serves ExchangeService to Connect clients when Config.Edge is set; every unary method is reached through it.
+func (a *Agent) startEdge(ctx context.Context) error {
+	if a.cfg.Edge == "" {
+		return nil
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", a.cfg.Edge)
+	if err != nil {
+		return fmt.Errorf("runtime: edge: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle(rpcv1connect.NewExchangeServiceHandler(&edgeExchange{a.exchange},
+		connect.WithInterceptors(enforceconnect.New(a.enforcer)),
+		connect.WithReadMaxBytes(interceptors.MaxEnvelope)))
+	tls := identity.ServerTLS(a.src)
+	tls.NextProtos = []string{"h2", "http/1.1"}
+	e := &edgeServer{addr: l.Addr().String(), done: make(chan struct{}), http: &http.Server{
+		Handler: enforceconnect.Middleware(a.enforcer, mux), TLSConfig: tls, ConnContext: enforceconnect.ConnContext,
+		ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 8 << 10, IdleTimeout: 2 * time.Minute,
+	}}
+	go func() {
+		defer close(e.done)
+		if err := e.http.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			a.cfg.Logger.Error("edge listener ended", "error", err)
+		}
+	}()
+	a.mu.Lock()
+	a.edge = e
+	a.mu.Unlock()
+	return nil
+}
+
+func (a *Agent) stopEdge() {
+	a.mu.Lock()
+	e := a.edge
+	a.edge = nil
+	a.mu.Unlock()
+	if e == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	if e.http.Shutdown(ctx) != nil {
+		_ = e.http.Close()
+	}
+	<-e.done
+}
+
+// EdgeAddr returns where Connect clients are served, empty when they are not.
+func (a *Agent) EdgeAddr() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.edge == nil {
+		return ""
+	}
+	return a.edge.addr
+}
+
+// edgeExchange is exchange with the stream type of connect.
+type edgeExchange struct{ *exchange }
+
+// Exchange implements ExchangeServiceHandler.
+func (*edgeExchange) Exchange(context.Context, *connect.BidiStream[v1.Envelope, v1.Envelope]) error {
+	return interceptors.Refuse(v1.Reason_REASON_UNKNOWN_METHOD, nil)
+}

@@ -1,0 +1,195 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	rpcv1 "github.com/safeconduct/safeconduct/gen/safeconduct/rpc/v1"
+	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
+	"github.com/safeconduct/safeconduct/interceptors"
+	"github.com/safeconduct/safeconduct/interceptors/enforceconnect"
+	"github.com/safeconduct/safeconduct/interceptors/enforcegrpc"
+)
+
+// generation is a counter that verification caches belong to.
+type generation struct{ atomic.Uint64 }
+
+// handler runs one carried call: it decodes the payload, passes admission, and runs the author's method.
+type handler func(ctx context.Context, admit func(proto.Message) (context.Context, error), payload []byte) (proto.Message, error)
+
+// exchange serves ExchangeService: it opens one interaction per Envelope and dispatches it to the registered handlers.
+type exchange struct {
+	rpcv1.UnimplementedExchangeServiceServer
+	agent *Agent
+
+	mu       sync.RWMutex
+	handlers map[string]handler
+}
+
+// register adds the unary methods of a generated service; streaming ones are served as guarded gRPC streams only.
+func (x *exchange) register(sd *grpc.ServiceDesc, impl any) error {
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(sd.ServiceName))
+	if err != nil {
+		return fmt.Errorf("%w: service %s has no descriptor in this binary: %w", interceptors.ErrMethod, sd.ServiceName, err)
+	}
+	service, ok := d.(protoreflect.ServiceDescriptor)
+	if !ok {
+		return fmt.Errorf("%w: %s is no service", interceptors.ErrMethod, sd.ServiceName)
+	}
+	if err := x.agent.methods.AddService(service); err != nil {
+		return err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, md := range sd.Methods {
+		full := "/" + sd.ServiceName + "/" + md.MethodName
+		x.handlers[full] = generated(md, impl, full)
+	}
+	return nil
+}
+
+// generated adapts the handler that protoc-gen-go-grpc wrote: its decoder runs before admission and its method after.
+func generated(md grpc.MethodDesc, impl any, full string) handler {
+	return func(ctx context.Context, admit func(proto.Message) (context.Context, error), payload []byte) (proto.Message, error) {
+		decode := func(v any) error {
+			m, ok := v.(proto.Message)
+			if !ok {
+				return interceptors.Refuse(v1.Reason_REASON_INTERNAL, fmt.Errorf("request of %s is a %T", full, v))
+			}
+			return unmarshal(payload, m)
+		}
+		guard := func(_ context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			m, _ := req.(proto.Message)
+			ctx, err := admit(m)
+			if err != nil {
+				return nil, err
+			}
+			return next(ctx, req)
+		}
+		resp, err := md.Handler(impl, ctx, decode, guard)
+		if err != nil {
+			return nil, err
+		}
+		m, ok := resp.(proto.Message)
+		if !ok {
+			return nil, interceptors.Refuse(v1.Reason_REASON_INTERNAL, fmt.Errorf("reply of %s is a %T", full, resp))
+		}
+		return m, nil
+	}
+}
+
+func unmarshal(payload []byte, m proto.Message) error {
+	if err := proto.Unmarshal(payload, m); err != nil {
+		return interceptors.Refuse(v1.Reason_REASON_MALFORMED, err)
+	}
+	return nil
+}
+
+func (x *exchange) handler(method string) handler {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.handlers[method]
+}
+
+// Deliver implements ExchangeServiceServer.
+func (x *exchange) Deliver(ctx context.Context, env *v1.Envelope) (out *v1.Envelope, err error) {
+	session, refused := sessionOf(ctx)
+	ctx, in, err := x.agent.enforcer.Open(ctx, &interceptors.Call{
+		Session: session, Procedure: env.GetMethod(), Transport: interceptors.TransportDeliver,
+	}, refused)
+	defer in.Close(&err)
+	if err != nil {
+		return nil, err
+	}
+	h := x.handler(env.GetMethod())
+	if h == nil {
+		return nil, interceptors.Refuse(v1.Reason_REASON_UNKNOWN_METHOD, fmt.Errorf("%s does not travel by Deliver", env.GetMethod()))
+	}
+	if err = in.CheckCarried(env); err != nil {
+		return nil, err
+	}
+	sent := &headers{method: env.GetMethod()}
+	ctx = grpc.NewContextWithServerTransportStream(ctx, sent)
+	ctx = metadata.NewIncomingContext(ctx, fromPairs(env.GetMetadata()))
+	var cancel context.CancelFunc = func() {}
+	defer func() { cancel() }()
+	admit := func(req proto.Message) (context.Context, error) {
+		if _, err := in.AdmitCarried(ctx, env, req); err != nil {
+			return nil, err
+		}
+		var bounded context.Context
+		bounded, cancel = context.WithDeadline(ctx, in.Until())
+		return bounded, nil
+	}
+	err = interceptors.ErrUnfinished
+	resp, err := h(ctx, admit, env.GetPayload())
+	if err != nil {
+		return nil, err
+	}
+	if err = in.Emit(resp); err != nil {
+		return nil, err
+	}
+	return result(in, resp, sent)
+}
+
+// result makes the RESULT frame: the reply, its label, what the handler attached, and where the intent was recorded.
+func result(in *interceptors.Interaction, resp proto.Message, sent *headers) (*v1.Envelope, error) {
+	payload, err := proto.Marshal(resp)
+	if err != nil {
+		return nil, interceptors.Refuse(v1.Reason_REASON_INTERNAL, err)
+	}
+	if len(payload) > interceptors.MaxPayload {
+		return nil, interceptors.Refuse(v1.Reason_REASON_LIMIT, fmt.Errorf("reply of %d bytes", len(payload)))
+	}
+	out := &v1.Envelope{
+		Kind: v1.FrameKind_FRAME_KIND_RESULT, Payload: payload, PayloadType: string(resp.ProtoReflect().Descriptor().FullName()),
+		Metadata: sent.pairs(), Context: in.Attached(),
+	}
+	if talk := in.Conversation(); talk != nil {
+		out.Control = talk.Label().Proto()
+	}
+	if pos := in.Position(); pos != nil {
+		out.Audit = pos.Proto()
+	}
+	return out, nil
+}
+
+// Present implements ExchangeServiceServer.
+func (x *exchange) Present(ctx context.Context, req *rpcv1.PresentRequest) (*rpcv1.PresentResponse, error) {
+	session, refused := sessionOf(ctx)
+	if session == nil {
+		if refused == nil {
+			refused = interceptors.Refuse(v1.Reason_REASON_PEER_UNVERIFIED, nil)
+		}
+		return nil, refused
+	}
+	leaf, err := x.agent.enforcer.Present(ctx, &interceptors.Call{
+		Session: session, Procedure: rpcv1.ExchangeService_Present_FullMethodName, Transport: interceptors.TransportDeliver,
+	}, req.GetChain())
+	if err != nil {
+		return nil, err
+	}
+	link := leaf.Link()
+	return &rpcv1.PresentResponse{ChainRef: link[:], ValidUntilUnixMs: leaf.Expires().UnixMilli()}, nil
+}
+
+// Exchange implements ExchangeServiceServer: the multiplexed session is declared, and refused until it is built.
+func (*exchange) Exchange(grpc.BidiStreamingServer[v1.Envelope, v1.Envelope]) error {
+	return interceptors.Refuse(v1.Reason_REASON_UNKNOWN_METHOD, nil)
+}
+
+// sessionOf finds the session that the adapter of either transport attached to the connection.
+func sessionOf(ctx context.Context) (*interceptors.Session, error) {
+	if s, refused := enforcegrpc.SessionFrom(ctx); s != nil || refused != nil {
+		return s, refused
+	}
+	return enforceconnect.SessionFrom(ctx)
+}
