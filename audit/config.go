@@ -20,8 +20,8 @@ const (
 	// DefaultFullWait is how long Append waits for room when its context has no deadline.
 	DefaultFullWait = time.Second
 
-	// minBufferBytes holds one record of the largest size with its frame, twice.
-	minBufferBytes  = 2 * (MaxRecordBytes + frameOverhead)
+	// minBufferBytes holds one record of the largest size with its frame.
+	minBufferBytes  = MaxRecordBytes + frameOverhead
 	maxBufferBytes  = 256 << 20
 	minSegmentBytes = 1 << 10
 	maxSegmentBytes = 1 << 30

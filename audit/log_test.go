@@ -373,3 +373,29 @@ func cut(t *testing.T, dir string, n int) {
 		t.Fatal(err)
 	}
 }
+
+func TestPositionProto(t *testing.T) {
+	l := openLog(t, t.TempDir(), audit.Config{})
+	pos := appendOne(t, l, audit.Effect, event(1, v1.EventPhase_EVENT_PHASE_OUTCOME))
+	got := pos.Proto()
+	logID, bootID := l.LogID(), l.BootID()
+	if !bytes.Equal(got.LogId, logID[:]) || !bytes.Equal(got.BootId, bootID[:]) || got.Seq != 1 || !bytes.Equal(got.LeafHash, pos.Leaf[:]) {
+		t.Errorf("Proto() = %v", got)
+	}
+}
+
+func TestParseID(t *testing.T) {
+	for _, tc := range []struct {
+		name, input string
+		ok          bool
+	}{
+		{"good", strings.Repeat("0a", 16), true},
+		{"short", "0a", false},
+		{"long", strings.Repeat("0a", 17), false},
+		{"not hex", strings.Repeat("zz", 16), false},
+	} {
+		if _, err := audit.ParseID(tc.input); (err == nil) != tc.ok {
+			t.Errorf("ParseID %s = %v", tc.name, err)
+		}
+	}
+}

@@ -107,7 +107,7 @@ func pidOf(fd int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return intField(raw, "Pid:", 0)
+	return pidField(raw, "Pid:")
 }
 
 // alive reports whether the process still runs; a zombie does not.
@@ -118,7 +118,7 @@ func (p *process) alive() bool {
 }
 
 func exited(fd uintptr) bool {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}} //nolint:gosec // G115: the kernel bounds descriptors
 	for {
 		n, err := unix.Poll(fds, 0)
 		if errors.Is(err, unix.EINTR) {
@@ -142,8 +142,15 @@ func (p *process) uid() (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	uid, err := intField(raw, "Uid:", 1)
-	return uint32(uid), err
+	word, err := field(raw, "Uid:", 1)
+	if err != nil {
+		return 0, err
+	}
+	uid, err := strconv.ParseUint(word, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("%w: user: %w", ErrUnattested, err)
+	}
+	return uint32(uid), nil
 }
 
 // parent returns the number of the parent, 0 when it is in no pid namespace of ours. Check alive afterwards.
@@ -152,7 +159,7 @@ func (p *process) parent() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return intField(raw, "PPid:", 0)
+	return pidField(raw, "PPid:")
 }
 
 // executable returns the SHA-256 of the running file, also when it was deleted or replaced. Check alive afterwards.
@@ -190,9 +197,22 @@ func readProc(path string) ([]byte, error) {
 	return raw, nil
 }
 
-// intField returns the number at position index of the line that starts with name. The kernel escapes newlines in the only
-// field that a process names itself.
-func intField(raw []byte, name string, index int) (int, error) {
+// pidField returns the process number in the line that starts with name.
+func pidField(raw []byte, name string) (int, error) {
+	word, err := field(raw, name, 0)
+	if err != nil {
+		return 0, err
+	}
+	pid, err := strconv.Atoi(word)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %s %w", ErrUnattested, name, err)
+	}
+	return pid, nil
+}
+
+// field returns the word at position index of the line that starts with name. The kernel escapes newlines in the only field that
+// a process names itself.
+func field(raw []byte, name string, index int) (string, error) {
 	for line := range bytes.Lines(raw) {
 		rest, ok := bytes.CutPrefix(line, []byte(name))
 		if !ok {
@@ -202,11 +222,7 @@ func intField(raw []byte, name string, index int) (int, error) {
 		if index >= len(fields) {
 			break
 		}
-		n, err := strconv.Atoi(string(fields[index]))
-		if err != nil {
-			return 0, fmt.Errorf("%w: %s %w", ErrUnattested, name, err)
-		}
-		return n, nil
+		return string(fields[index]), nil
 	}
-	return 0, fmt.Errorf("%w: no %s in /proc", ErrUnattested, name)
+	return "", fmt.Errorf("%w: no %s in /proc", ErrUnattested, name)
 }

@@ -150,17 +150,17 @@ func TestPeerProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // test
+	defer l.Close()
 	client, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close() //nolint:errcheck // test
+	defer client.Close()
 	conn, err := l.AcceptUnix()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close() //nolint:errcheck // test
+	defer conn.Close()
 	p, uid, err := peerProcess(conn)
 	if err != nil {
 		t.Fatal(err)
@@ -223,23 +223,26 @@ func TestLineageOfADeadProcess(t *testing.T) {
 	}
 }
 
-func TestIntField(t *testing.T) {
+func TestProcFields(t *testing.T) {
 	const status = "Name:\tUid: 7\nUid:\t1000\t1001\t1002\t1003\nPPid:\t12\nBad:\tx\n"
 	for _, tt := range []struct {
 		name  string
 		index int
-		want  int
+		want  string
 		ok    bool
 	}{
-		{"Uid:", 1, 1001, true},
-		{"PPid:", 0, 12, true},
-		{"PPid:", 1, 0, false},
-		{"Bad:", 0, 0, false},
-		{"None:", 0, 0, false},
+		{"Uid:", 1, "1001", true},
+		{"PPid:", 0, "12", true},
+		{"PPid:", 1, "", false},
+		{"Bad:", 0, "x", true},
+		{"None:", 0, "", false},
 	} {
-		got, err := intField([]byte(status), tt.name, tt.index)
+		got, err := field([]byte(status), tt.name, tt.index)
 		if got != tt.want || (err == nil) != tt.ok {
-			t.Errorf("intField(%s, %d) = %d, %v, want %d", tt.name, tt.index, got, err, tt.want)
+			t.Errorf("field(%s, %d) = %q, %v, want %q", tt.name, tt.index, got, err, tt.want)
 		}
+	}
+	if pid, err := pidField([]byte(status), "Bad:"); err == nil {
+		t.Errorf("pidField(Bad:) = %d, want an error", pid)
 	}
 }

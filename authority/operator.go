@@ -50,14 +50,16 @@ func (a *Authority) operatorServer() *grpc.Server {
 		}
 		return next(ctx, req)
 	}
-	refuseStreams := func(_ any, stream grpc.ServerStream, info *grpc.StreamServerInfo, _ grpc.StreamHandler) error {
-		ctx := stream.Context()
-		return a.trail.deny(ctx, v1.EventKind_EVENT_KIND_WORKLOAD_REFUSED, info.FullMethod, errNotOperator, callerFrom(ctx))
-	}
 	s := grpc.NewServer(append(a.serverOptions(maxOperatorRequest),
-		grpc.UnaryInterceptor(gate), grpc.StreamInterceptor(refuseStreams))...)
+		grpc.UnaryInterceptor(gate), grpc.StreamInterceptor(a.refuseStream))...)
 	rpcv1.RegisterOperatorServiceServer(s, &operatorService{a: a})
 	return s
+}
+
+// refuseStream keeps streams, of which there are none, from passing around the gate.
+func (a *Authority) refuseStream(_ any, stream grpc.ServerStream, info *grpc.StreamServerInfo, _ grpc.StreamHandler) error {
+	ctx := stream.Context()
+	return a.trail.deny(ctx, v1.EventKind_EVENT_KIND_WORKLOAD_REFUSED, info.FullMethod, errNotOperator, callerFrom(ctx))
 }
 
 // operator returns the lineage of the caller when it is the operator: a process of this user that is no admitted workload and
@@ -71,7 +73,7 @@ func (a *Authority) operator(ctx context.Context) ([]int, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotOperator, err)
 	}
-	if self := uint32(os.Geteuid()); who.uid != self || uid != self {
+	if self := os.Geteuid(); int(who.uid) != self || int(uid) != self {
 		return nil, fmt.Errorf("%w: user %d, want %d", errNotOperator, who.uid, self)
 	}
 	// lineage ends with a living caller, so what was read of its number is about it.

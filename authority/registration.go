@@ -67,8 +67,10 @@ func (a *Authority) registerAgent(ctx context.Context, request *v1.Agent, by str
 func (a *Authority) Status() *rpcv1.StatusResponse {
 	out := &rpcv1.StatusResponse{
 		TrustDomain: a.td.Name(), WorkloadSocket: a.WorkloadSocket(), BundleSerial: a.trust.Load().serial,
-		TableSerial: a.table.Load().highest, Agents: uint32(len(a.snapshot.Load().agents)),
-		Workloads: uint32(a.workloads.count()), Pid: int32(os.Getpid()),
+		TableSerial: a.table.Load().highest,
+		Agents:      uint32(len(a.snapshot.Load().agents)), //nolint:gosec // G115: at most maxAgents
+		Workloads:   uint32(a.workloads.count()),           //nolint:gosec // G115: at most maxWorkloads
+		Pid:         int32(os.Getpid()),                    //nolint:gosec // G115: the kernel bounds process numbers
 	}
 	if a.cfg.Describe != nil {
 		a.cfg.Describe(out)

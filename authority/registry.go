@@ -90,7 +90,7 @@ func (s *registrySnapshot) with(agents ...*v1.Agent) (*registrySnapshot, error) 
 		}
 		next.agents[id] = a
 		next.records[id] = &identity.Record{
-			ID: id, Class: a.GetAgentClass(), State: identity.State(a.GetState()),
+			ID: id, Class: a.GetAgentClass(), State: stateOf(a.GetState()),
 			IntegrityCap: int32(a.GetIntegrityCap()), NotBeforeMs: a.GetNotBeforeMs(),
 		}
 	}
@@ -98,6 +98,24 @@ func (s *registrySnapshot) with(agents ...*v1.Agent) (*registrySnapshot, error) 
 		return cmp.Compare(a.String(), b.String())
 	})
 	return next, nil
+}
+
+// stateOf maps a state of the wire; what is not listed is refused.
+func stateOf(s v1.AgentState) identity.State {
+	switch s {
+	case v1.AgentState_AGENT_STATE_PENDING:
+		return identity.StatePending
+	case v1.AgentState_AGENT_STATE_ACTIVE:
+		return identity.StateActive
+	case v1.AgentState_AGENT_STATE_SUSPENDED:
+		return identity.StateSuspended
+	case v1.AgentState_AGENT_STATE_QUARANTINED:
+		return identity.StateQuarantined
+	case v1.AgentState_AGENT_STATE_RETIRED:
+		return identity.StateRetired
+	default:
+		return identity.StateUnknown
+	}
 }
 
 // list returns copies of all agents, sorted by SPIFFE ID.

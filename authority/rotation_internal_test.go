@@ -37,7 +37,7 @@ func TestRotationAtHalfLife(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer s.Close() //nolint:errcheck // always nil
+		defer s.Close()
 		serials := map[string]bool{}
 		for range 20 {
 			svid, err := s.GetX509SVID()
@@ -70,7 +70,7 @@ func TestSourceNeverServesAnExpiredSVID(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer s.Close() //nolint:errcheck // always nil
+		defer s.Close()
 		fail.Store(true)
 		synctestAdvance(55 * time.Minute)
 		if _, err := s.GetX509SVID(); err != nil {

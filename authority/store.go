@@ -121,9 +121,9 @@ func (s *store) keySince(id string, now time.Time) (int64, error) {
 	err := s.db.Update(func(tx *bolt.Tx) error {
 		keys := tx.Bucket(bucketKeys)
 		if keys.Get([]byte(id)) == nil {
-			return putUint(keys, []byte(id), uint64(since))
+			return putUint(keys, []byte(id), uint64(since)) //nolint:gosec // G115: after 1970
 		}
-		since = int64(getUint(keys, []byte(id)))
+		since = int64(getUint(keys, []byte(id))) //nolint:gosec // G115: written above
 		return nil
 	})
 	if err != nil {

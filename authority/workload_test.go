@@ -247,10 +247,7 @@ func TestMetadataIsRequired(t *testing.T) {
 		{"present, but no identity", []string{"true"}, codes.PermissionDenied},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			ctx := t.Context()
-			for _, v := range tt.values {
-				ctx = metadata.AppendToOutgoingContext(ctx, "workload.spiffe.io", v)
-			}
+			ctx := metadata.NewOutgoingContext(t.Context(), metadata.MD{"workload.spiffe.io": tt.values})
 			svids, err := client.FetchX509SVID(ctx, &workloadpb.X509SVIDRequest{})
 			if err != nil {
 				t.Fatal(err)

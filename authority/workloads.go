@@ -66,7 +66,7 @@ func pinWorkload(id identity.AgentID, pid int) (*workload, error) {
 		return nil, err
 	}
 	uid, exe, err := attest(p)
-	if err == nil && uid != uint32(os.Geteuid()) {
+	if err == nil && int(uid) != os.Geteuid() {
 		err = fmt.Errorf("%w: pid %d is of user %d, which cannot reach the socket", ErrUnattested, pid, uid)
 	}
 	if err != nil {

@@ -2,27 +2,32 @@ package delegation
 
 import "sync"
 
-// cache maps digests of verified things to what was verified. It holds positive results only: an attacker must not be able to
+// cache maps digests or signatures of verified things to what was verified. It holds positive results only: an attacker must not be able to
 // fill it with refusals. It is bounded; a full shard drops some entry, which costs its owner time and nothing else.
-type cache[V any] struct {
-	shards [cacheShards]shard[V]
+type cache[K cacheKey, V any] struct {
+	shards [cacheShards]shard[K, V]
 	bound  int // per shard
 }
 
-type shard[V any] struct {
-	mu      sync.RWMutex
-	entries map[[32]byte]V
+// cacheKey is a digest or a signature: its first byte picks the shard.
+type cacheKey interface {
+	[digestSize]byte | [sigSize]byte
 }
 
-func newCache[V any](bound int) *cache[V] {
-	c := &cache[V]{bound: max(1, bound/cacheShards)}
+type shard[K cacheKey, V any] struct {
+	mu      sync.RWMutex
+	entries map[K]V
+}
+
+func newCache[K cacheKey, V any](bound int) *cache[K, V] {
+	c := &cache[K, V]{bound: max(1, bound/cacheShards)}
 	for i := range c.shards {
-		c.shards[i].entries = make(map[[32]byte]V)
+		c.shards[i].entries = make(map[K]V)
 	}
 	return c
 }
 
-func (c *cache[V]) get(key [32]byte) (V, bool) {
+func (c *cache[K, V]) get(key K) (V, bool) {
 	s := &c.shards[key[0]%cacheShards]
 	s.mu.RLock()
 	v, found := s.entries[key]
@@ -30,7 +35,7 @@ func (c *cache[V]) get(key [32]byte) (V, bool) {
 	return v, found
 }
 
-func (c *cache[V]) put(key [32]byte, v V) {
+func (c *cache[K, V]) put(key K, v V) {
 	s := &c.shards[key[0]%cacheShards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -43,7 +48,7 @@ func (c *cache[V]) put(key [32]byte, v V) {
 	s.entries[key] = v
 }
 
-func (c *cache[V]) drop(key [32]byte) {
+func (c *cache[K, V]) drop(key K) {
 	s := &c.shards[key[0]%cacheShards]
 	s.mu.Lock()
 	delete(s.entries, key)

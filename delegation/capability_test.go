@@ -180,6 +180,7 @@ func TestCovers(t *testing.T) {
 		{"deeper", parent, deeper, false},
 		{"no parent", nil, parent, false},
 		{"no child", parent, nil, false},
+		{"no kind of value", constrained(capability("a"), equal("k", &v1.Value{})), constrained(capability("a"), equal("k", &v1.Value{})), false},
 		{"unknown rule above", constrained(capability("a"), &v1.Constraint{Key: "k"}), constrained(capability("a"), equal("k", num(1))), false},
 	} {
 		if got := delegation.Covers(tc.parent, tc.child); got != tc.want {

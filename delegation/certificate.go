@@ -3,6 +3,7 @@ package delegation
 import (
 	"crypto"
 	"crypto/x509"
+	"errors"
 	"math"
 	"time"
 
@@ -41,16 +42,16 @@ func (v *Verifier) verifyCertificate(s *signer, d *draft, now int64, gen generat
 	for _, der := range s.intermediates {
 		cert, err := x509.ParseCertificate(der)
 		if err != nil {
-			return nil, refuse(d.position, v1.Reason_REASON_CHAIN_SVID, err)
+			return nil, refusef(d.position, v1.Reason_REASON_CHAIN_SVID, "an intermediate does not parse")
 		}
 		certs = append(certs, cert)
 	}
 	if _, err := v.cfg.Bundles.GetX509BundleForTrustDomain(c.agent.TrustDomain()); err != nil {
-		return nil, refuse(d.position, v1.Reason_REASON_CHAIN_TRUST_DOMAIN, err)
+		return nil, refusef(d.position, v1.Reason_REASON_CHAIN_TRUST_DOMAIN, "no bundle of the trust domain")
 	}
 	_, chains, err := x509svid.Verify(certs, v.cfg.Bundles, x509svid.WithTime(time.UnixMilli(now)))
 	if err != nil {
-		return nil, refuse(d.position, v1.Reason_REASON_CHAIN_SVID, err)
+		return nil, refuse(d.position, v1.Reason_REASON_CHAIN_SVID, svidCause(err))
 	}
 	c.bundles = gen.bundles
 	for _, chain := range chains {
@@ -61,18 +62,27 @@ func (v *Verifier) verifyCertificate(s *signer, d *draft, now int64, gen generat
 	return c, nil
 }
 
+// svidCause tells the expired certificate from the others. The error of the library quotes names that nobody has verified.
+func svidCause(err error) error {
+	var invalid x509.CertificateInvalidError
+	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+		return errors.New("a certificate is outside its validity")
+	}
+	return errors.New("the certificate does not verify against the bundle")
+}
+
 // readCertificate checks who a leaf names and how its key signs, without verifying it.
 func readCertificate(s *signer, d *draft) (*certificate, []*x509.Certificate, error) {
 	leaf := s.parsed
 	if leaf == nil {
 		var err error
 		if leaf, err = x509.ParseCertificate(s.leaf); err != nil {
-			return nil, nil, refuse(d.position, v1.Reason_REASON_CHAIN_BAD_SIGNER, err)
+			return nil, nil, refusef(d.position, v1.Reason_REASON_CHAIN_BAD_SIGNER, "the certificate does not parse")
 		}
 	}
 	peer, err := identity.PeerFromLeaf(leaf)
 	if err != nil {
-		return nil, nil, refuse(d.position, v1.Reason_REASON_CHAIN_BAD_SIGNER, err)
+		return nil, nil, refusef(d.position, v1.Reason_REASON_CHAIN_BAD_SIGNER, "not the certificate of an agent or service")
 	}
 	if !statementKey(leaf.PublicKey) {
 		return nil, nil, refusef(d.position, v1.Reason_REASON_CHAIN_BAD_SIGNER, "a key of type %T", leaf.PublicKey)
@@ -84,7 +94,7 @@ func readCertificate(s *signer, d *draft) (*certificate, []*x509.Certificate, er
 // checkSigner is the part of step 14 that every hop needs, cached certificate or not: whose certificate it is.
 func (c *certificate) checkSigner(d *draft) error {
 	if c.agent != d.issuer {
-		return refusef(d.position, v1.Reason_REASON_CHAIN_BAD_SIGNER, "the certificate of %s under a hop of %s", c.agent, d.issuer)
+		return refusef(d.position, v1.Reason_REASON_CHAIN_BAD_SIGNER, "the certificate is not the issuer's")
 	}
 	return nil
 }
@@ -95,7 +105,7 @@ func (c *certificate) checkHop(d *draft) error {
 		return refusef(d.position, v1.Reason_REASON_CHAIN_LIFETIME, "outlives the signer's certificate")
 	}
 	if !validSignature(c.key, d.pae, d.statement.GetSignature()) {
-		return refusef(d.position, v1.Reason_REASON_CHAIN_BAD_SIGNATURE, "not signed by %s", c.agent)
+		return refusef(d.position, v1.Reason_REASON_CHAIN_BAD_SIGNATURE, "not signed by the certificate's key")
 	}
 	return nil
 }

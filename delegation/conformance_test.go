@@ -3,6 +3,7 @@ package delegation_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -72,6 +73,9 @@ func TestConformance(t *testing.T) {
 				x, err := v.Verify(p.chain, p.by.peer)
 				if got := reason(err); got != tc.want || (x == nil) == (tc.want == 0) {
 					t.Fatalf("%s: Verify() = %v, want %v", look, err, tc.want)
+				}
+				if err != nil && strings.Contains(strings.NewReplacer(p.by.id.String(), "", p.self.id.String(), "").Replace(err.Error()), "spiffe:") {
+					t.Fatalf("%s: %q quotes what nobody verified", look, err)
 				}
 				if err != nil && x != nil {
 					t.Fatalf("%s: a leaf beside the refusal %v", look, err)

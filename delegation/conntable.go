@@ -68,7 +68,7 @@ func (v *Verifier) Resolve(t *ConnTable, ref []byte, peer identity.Peer) (*Leaf,
 	if err := v.checkGeneration(x); err != nil {
 		return nil, err
 	}
-	if err := v.checkPresenter(x, peer); err != nil {
+	if err := v.checkPresenter(x, peer.Agent); err != nil {
 		return nil, err
 	}
 	return x, nil

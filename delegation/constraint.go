@@ -122,7 +122,7 @@ func checkConstraints(constraints []*v1.Constraint) (v1.Reason, error) {
 		}
 		last = c.GetKey()
 		if reason := checkRule(c); reason != none {
-			return reason, errors.New("rule of constraint " + c.GetKey())
+			return reason, errors.New("a rule that is not known or has no meaning")
 		}
 	}
 	return none, nil

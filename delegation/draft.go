@@ -12,7 +12,8 @@ import (
 	"github.com/safeconduct/safeconduct/identity"
 )
 
-// draft is a decoded statement whose signature is not verified. It can only be refused: the leaf in it has no owner, so no
+// draft is a decoded statement whose signature is not verified. It can only be refused, and what refuses it quotes none of its
+// claims, since refusals are logged: the leaf in it has no owner, so no
 // verifier accepts it, and it leaves the package in no other way than Verify and VerifyGrant.
 type draft struct {
 	*Leaf
@@ -50,7 +51,7 @@ func parseGrant(s *v1.SignedStatement) (*draft, error) {
 		return nil, refusef(0, malformed, "the principal is incomplete")
 	}
 	if _, err := identity.ParseAgent("spiffe://" + m.GetTrustDomain() + "/tenant/" + m.GetTenant() + "/agent/a"); err != nil {
-		return nil, refusef(0, malformed, "trust domain and tenant: %w", err)
+		return nil, refusef(0, malformed, "trust domain or tenant is no name")
 	}
 	return d, nil
 }
@@ -109,7 +110,7 @@ func decode(s *v1.SignedStatement, position int, table *message, m proto.Message
 // checkVersion is step 6. This build knows version 1 and no extension.
 func checkVersion(position int, version uint32, critical []string) error {
 	if version != wireVersion || len(critical) > 0 {
-		return refusef(position, v1.Reason_REASON_CHAIN_VERSION, "version %d with critical extensions %q", version, critical)
+		return refusef(position, v1.Reason_REASON_CHAIN_VERSION, "a version or extension that is not known")
 	}
 	return nil
 }
@@ -120,12 +121,11 @@ func (d *draft) fill(chainID, purpose, nonce []byte, issuer, delegate string) er
 		return refusef(d.position, malformed, "chain id, purpose digest or nonce is missing")
 	}
 	d.chainID, d.purpose = [16]byte(chainID), [32]byte(purpose)
-	var err error
-	if d.issuer, err = identity.ParseAgent(issuer); err != nil {
-		return refuse(d.position, malformed, err)
-	}
-	if d.delegate, err = identity.ParseAgent(delegate); err != nil {
-		return refuse(d.position, malformed, err)
+	var issuerErr, delegateErr error
+	d.issuer, issuerErr = identity.ParseAgent(issuer)
+	d.delegate, delegateErr = identity.ParseAgent(delegate)
+	if issuerErr != nil || delegateErr != nil {
+		return refusef(d.position, malformed, "issuer or delegate is no agent or service")
 	}
 	for _, c := range d.caps {
 		if reason, err := checkCapability(c); reason != none {

@@ -15,16 +15,19 @@ func idOf(pae []byte) [32]byte { return sha256.Sum256(pae) }
 
 // extend runs steps 5 to 16 on the statements above a cached prefix, known, which is nil when nothing is cached. Each step
 // runs over all statements before the next begins, so that nothing costs a signature that could be refused without.
-func (v *Verifier) extend(
-	f *frame, known *Leaf, present func(*Leaf) error, payer identity.AgentID, now int64, gen generation,
-) (*Leaf, error) {
+func (v *Verifier) extend(f *frame, known *Leaf, now int64, gen generation) (*Leaf, error) {
 	drafts, err := f.parse(known)
 	if err != nil {
 		return nil, err
 	}
 	last := drafts[len(drafts)-1].Leaf
-	if err := f.checkDrafts(drafts, v.lineage, func() error { return present(last) }, now); err != nil {
+	if err := f.checkDrafts(drafts, v.lineage, func() error { return v.checkFrame(f, last) }, now); err != nil {
 		return nil, err
+	}
+	for _, d := range drafts {
+		if d.position > 0 {
+			f.signers[d.position-1].hash()
+		}
 	}
 	if v.cfg.Revoked != nil {
 		for _, d := range drafts {
@@ -35,8 +38,8 @@ func (v *Verifier) extend(
 		}
 	}
 	certs, n := v.cachedCertificates(f, drafts, now, gen)
-	if v.cfg.Limits.Allow != nil && !payer.IsZero() && !v.cfg.Limits.Allow(payer, n) {
-		return nil, refusef(whole, v1.Reason_REASON_CHAIN_COLD_LIMIT, "%d signatures for %s", n, payer)
+	if v.cfg.Limits.Allow != nil && !f.own && !v.cfg.Limits.Allow(f.presenter, n) {
+		return nil, refusef(whole, v1.Reason_REASON_CHAIN_COLD_LIMIT, "%d signatures for %s", n, f.presenter)
 	}
 	if err := v.checkSignatures(f, drafts, certs, now, gen); err != nil {
 		return nil, err
@@ -161,14 +164,14 @@ func (v *Verifier) checkSignatures(f *frame, drafts []*draft, certs []*certifica
 func (v *Verifier) checkGrant(d *draft, now int64) error {
 	td := v.cfg.Self.TrustDomain()
 	if d.root.trustDomain != td.Name() || !isAuthority(d.issuer, d.root.trustDomain) {
-		return refusef(0, v1.Reason_REASON_CHAIN_UNTRUSTED_ROOT, "issuer %s for trust domain %s", d.issuer, d.root.trustDomain)
+		return refusef(0, v1.Reason_REASON_CHAIN_UNTRUSTED_ROOT, "not a grant of the authority of %s", td)
 	}
 	key, found := v.cfg.Keys.GrantKey(d.root.keyIssuer, d.root.keyID, time.UnixMilli(now))
 	if !found || len(key) != ed25519.PublicKeySize {
-		return refusef(0, v1.Reason_REASON_CHAIN_KEY, "no key %s of %s", d.root.keyID, d.root.keyIssuer)
+		return refusef(0, v1.Reason_REASON_CHAIN_KEY, "the authority has no such key")
 	}
 	if !ed25519.Verify(key, d.pae, d.statement.GetSignature()) {
-		return refusef(0, v1.Reason_REASON_CHAIN_BAD_SIGNATURE, "not signed by key %s", d.root.keyID)
+		return refusef(0, v1.Reason_REASON_CHAIN_BAD_SIGNATURE, "not signed by the grant key")
 	}
 	d.root.key = slices.Clone(key)
 	d.certUntil = math.MaxInt64
@@ -182,19 +185,17 @@ func isAuthority(id identity.AgentID, trustDomain string) bool {
 
 // seal is step 16: the whole chain is verified, and its drafts become leaves that later chains may build on.
 func (f *frame) seal(v *Verifier, drafts []*draft, gen generation) {
-	f.links[0] = grantLink(f.grant, keyHash(drafts[0].root.key))
-	f.chainLinks()
 	epoch := drafts[len(drafts)-1].epoch.Load()
 	for _, d := range drafts {
 		d.owner, d.generation = v, gen
-		d.link, d.issuance = f.links[d.position], f.issuance[d.position]
 		d.epoch.Store(epoch)
+		if d.parent == nil {
+			d.link = grantLink(d.statement, keyHash(d.root.key))
+		} else {
+			d.link = hopLink(d.parent.link, d.statement, f.signers[d.position-1].id)
+		}
 	}
 	for _, d := range drafts {
-		key := d.link
-		if d.position == 0 {
-			key = f.rootKey
-		}
-		v.links.put(key, d.Leaf)
+		v.links.put([sigSize]byte(d.statement.GetSignature()), d.Leaf)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -26,15 +27,14 @@ func ParseChain(raw []byte) (*v1.DelegationChain, error) {
 	return c, nil
 }
 
-// frame is one chain as received, with the hashes that its lookup needs. It lives on the stack of Verify.
+// frame is one chain as received. It lives on the stack of Verify.
 type frame struct {
-	grant    *v1.SignedStatement
-	hops     []*v1.SignedStatement
-	signers  [MaxHops]signer
-	rootKey  [32]byte
-	links    [MaxHops + 1][32]byte
-	issuance [MaxHops + 1][32]byte
-	badRefs  error // found early because links need the certificates, reported in step 7
+	presenter identity.AgentID
+	own       bool // a grant of this process: nobody presents it, nobody pays for it
+	grant     *v1.SignedStatement
+	hops      []*v1.SignedStatement
+	signers   [MaxHops]signer
+	badRefs   error // found early because the cache compares certificates, reported in step 7
 }
 
 // signer is the claimed certificate of one hop.
@@ -42,7 +42,7 @@ type signer struct {
 	leaf          []byte
 	parsed        *x509.Certificate // of a TLS peer
 	intermediates [][]byte
-	id            [32]byte
+	id            [32]byte // set by hash, like key
 	key           [32]byte // of the certificate cache
 }
 
@@ -127,7 +127,7 @@ func fieldSize(n int) int { return 1 + protowire.SizeBytes(n) }
 
 func hasUnknown(m proto.Message) bool { return len(m.ProtoReflect().GetUnknown()) > 0 }
 
-// bind finds the certificate of every hop and hashes it. Reference 0 is the leaf of the TLS peer, who can have signed the last
+// bind finds the certificate of every hop. Reference 0 is the leaf of the TLS peer, who can have signed the last
 // hop only: the signers of a chain are all different. Every certificate is some hop's, and none is there twice.
 func (f *frame) bind(certs []*v1.CertChain, p identity.Peer) {
 	used := 0
@@ -136,18 +136,15 @@ func (f *frame) bind(certs []*v1.CertChain, p identity.Peer) {
 		ref := h.GetCertRef()
 		switch {
 		case ref == 0 && p.Leaf != nil && i == len(f.hops)-1:
-			s.leaf, s.parsed, s.id = p.Leaf.Raw, p.Leaf, sha256.Sum256(p.Leaf.Raw)
-			s.key = s.id
+			s.leaf, s.parsed = p.Leaf.Raw, p.Leaf
 		case ref == 0 || uint64(ref) > uint64(len(certs)) || used&(1<<ref) != 0:
-			f.badRefs = refusef(i+1, malformed, "certificate reference %d", ref)
+			f.badRefs = refusef(i+1, malformed, "a certificate reference that is none")
 			return
 		default:
 			used |= 1 << ref
-			c := certs[ref-1]
-			s.leaf, s.intermediates, s.id = c.GetLeaf(), c.GetIntermediates(), sha256.Sum256(c.GetLeaf())
-			s.key = certsKey(s.id, s.intermediates)
+			s.leaf, s.intermediates = certs[ref-1].GetLeaf(), certs[ref-1].GetIntermediates()
 			for j := range i {
-				if f.signers[j].id == s.id {
+				if bytes.Equal(f.signers[j].leaf, s.leaf) {
 					f.badRefs = refuse(i+1, malformed, errors.New("a certificate twice"))
 				}
 			}
@@ -158,13 +155,39 @@ func (f *frame) bind(certs []*v1.CertChain, p identity.Peer) {
 	}
 }
 
-// chainLinks computes the links of the hops above links[0].
-func (f *frame) chainLinks() {
-	for i, h := range f.hops {
-		s := &f.signers[i]
-		f.links[i+1] = hopLink(f.links[i], h, s.id)
-		f.issuance[i+1] = nextIssuance(f.issuance[i], s.id, s.key)
+// statement returns the d-th statement, the grant first.
+func (f *frame) statement(d int) *v1.SignedStatement {
+	if d == 0 {
+		return f.grant
 	}
+	return f.hops[d-1]
+}
+
+// startsWith reports whether the chain begins with the statements of x, byte for byte, signed under the same certificates.
+func (f *frame) startsWith(x *Leaf) bool {
+	if x.position > len(f.hops) {
+		return false
+	}
+	for at := x; at != nil; at = at.parent {
+		s := f.statement(at.position)
+		if !bytes.Equal(s.GetPayload(), at.statement.GetPayload()) || !bytes.Equal(s.GetSignature(), at.statement.GetSignature()) {
+			return false
+		}
+		if at.position > 0 && !f.signers[at.position-1].is(at.certs) {
+			return false
+		}
+	}
+	return true
+}
+
+// is reports whether s presents these certificates, leaf first.
+func (s *signer) is(certs [][]byte) bool {
+	return bytes.Equal(s.leaf, certs[0]) && slices.EqualFunc(s.intermediates, certs[1:], bytes.Equal)
+}
+
+func (s *signer) hash() {
+	s.id = sha256.Sum256(s.leaf)
+	s.key = certsKey(s.id, s.intermediates)
 }
 
 // certs returns copies of what the hop's signer presented.

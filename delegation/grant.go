@@ -20,7 +20,7 @@ func NewGrant(p *v1.GrantPayload, key ed25519.PrivateKey) (*v1.SignedStatement, 
 	}
 	fillGrant(p, id)
 	if p.GetKeyId() != id {
-		return nil, refusef(0, v1.Reason_REASON_CHAIN_KEY, "key id %q of key %s", p.GetKeyId(), id)
+		return nil, refusef(0, v1.Reason_REASON_CHAIN_KEY, "the key id is not the key's, %s", id)
 	}
 	payload, err := proto.Marshal(p)
 	if err != nil {
@@ -44,7 +44,7 @@ func NewGrant(p *v1.GrantPayload, key ed25519.PrivateKey) (*v1.SignedStatement, 
 		return nil, err
 	}
 	if !isAuthority(d.issuer, d.root.trustDomain) {
-		return nil, refusef(0, v1.Reason_REASON_CHAIN_UNTRUSTED_ROOT, "issuer %s for trust domain %s", d.issuer, d.root.trustDomain)
+		return nil, refusef(0, v1.Reason_REASON_CHAIN_UNTRUSTED_ROOT, "the issuer is not the authority of the trust domain")
 	}
 	return s, nil
 }

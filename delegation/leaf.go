@@ -24,9 +24,8 @@ type Leaf struct {
 	statement  *v1.SignedStatement
 	certs      [][]byte // DER of the signer, leaf first; nil for a grant
 	link       [32]byte
-	issuance   [32]byte // covers the intermediates that the link leaves out; zero when there are none
-	lastIssued int64    // latest issued_at of all statements
-	certSince  int64    // the interval in which the certificates of all hops verify
+	lastIssued int64 // latest issued_at of all statements
+	certSince  int64 // the interval in which the certificates of all hops verify
 	certUntil  int64
 	generation generation
 	handles    [][32]byte

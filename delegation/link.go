@@ -11,7 +11,6 @@ import (
 
 const (
 	linkDomain    = "safeconduct/link/v1\x00"
-	rootDomain    = "safeconduct/root/v1\x00"
 	certsDomain   = "safeconduct/certs/v1\x00"
 	handleDomain  = "safeconduct/handle/v1\x00"
 	linkBufBytes  = MaxPayloadBytes + 256 // a payload, its signature and what surrounds them
@@ -37,12 +36,6 @@ func hopLink(parent [32]byte, s *v1.SignedStatement, certID [32]byte) [32]byte {
 	return sha256.Sum256(appendSigned(append(buf[:0], parent[:]...), s, certID))
 }
 
-// rootKey finds a grant in the cache before its key is known, which is part of its link.
-func rootKey(s *v1.SignedStatement) [32]byte {
-	var buf [linkBufBytes]byte
-	return sha256.Sum256(appendSigned(append(buf[:0], rootDomain...), s, [32]byte{}))
-}
-
 func appendSigned(dst []byte, s *v1.SignedStatement, signer [32]byte) []byte {
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(s.GetPayload())))
 	dst = append(dst, s.GetPayload()...)
@@ -63,15 +56,6 @@ func certsKey(id [32]byte, intermediates [][]byte) [32]byte {
 		h.Write(sum[:])
 	}
 	return [32]byte(h.Sum(nil))
-}
-
-// nextIssuance extends the digest over all intermediates of a chain. It stays zero while there are none.
-func nextIssuance(parent, id, key [32]byte) [32]byte {
-	if id == key && parent == [32]byte{} {
-		return parent
-	}
-	var buf [64]byte
-	return sha256.Sum256(append(append(buf[:0], parent[:]...), key[:]...))
 }
 
 // A handle names something that can be revoked, and with it every chain that depends on it. Statement ids, certificate ids and

@@ -44,7 +44,7 @@ func (v *Verifier) Recheck(x *Leaf, peer identity.Peer, in Intent) error {
 	if err := v.checkGeneration(x); err != nil {
 		return err
 	}
-	if err := v.checkPresenter(x, peer); err != nil {
+	if err := v.checkPresenter(x, peer.Agent); err != nil {
 		return err
 	}
 	if !peer.Agent.IsService() && peer.Tenant.Name() != x.tenant {

@@ -22,15 +22,15 @@ func (d *draft) checkStructure() error {
 	case string(d.parentID) != string(parent.id[:]), d.chainID != parent.chainID, d.issuer != parent.delegate:
 		return refusef(d.position, v1.Reason_REASON_CHAIN_PARENT_MISMATCH, "does not continue the statement before it")
 	case uint64(d.depth) != uint64(parent.depth)+1:
-		return refusef(d.position, v1.Reason_REASON_CHAIN_DEPTH, "depth %d follows depth %d", d.depth, parent.depth)
+		return refusef(d.position, v1.Reason_REASON_CHAIN_DEPTH, "the depth is not one more than the depth before it")
 	case d.tenant != parent.tenant:
-		return refusef(d.position, v1.Reason_REASON_CHAIN_TENANT, "tenant %q below tenant %q", d.tenant, parent.tenant)
+		return refusef(d.position, v1.Reason_REASON_CHAIN_TENANT, "another tenant than the statement before it")
 	case d.purpose != parent.purpose:
 		return refusef(d.position, v1.Reason_REASON_CHAIN_PURPOSE, "another purpose than the statement before it")
 	}
 	for at := parent; at != nil; at = at.parent {
 		if at.delegate == d.delegate {
-			return refusef(d.position, v1.Reason_REASON_CHAIN_LOOP, "%s is a delegate twice", d.delegate)
+			return refusef(d.position, v1.Reason_REASON_CHAIN_LOOP, "a delegate twice")
 		}
 	}
 	return d.checkTenant()
@@ -42,7 +42,7 @@ func (d *draft) checkTenant() error {
 	inside := d.delegate.TrustDomain().Name() == d.root.trustDomain &&
 		(d.delegate.IsService() || d.delegate.Tenant().Name() == d.tenant)
 	if !inside || d.origin {
-		return refusef(d.position, v1.Reason_REASON_CHAIN_TENANT, "%s is not of tenant %q", d.delegate, d.tenant)
+		return refusef(d.position, v1.Reason_REASON_CHAIN_TENANT, "the delegate is outside the tenant")
 	}
 	return nil
 }
@@ -74,7 +74,7 @@ func (d *draft) checkLifetime(lineage time.Duration) error {
 func (x *Leaf) checkTime(now int64) error {
 	latest := now + Skew.Milliseconds()
 	if x.lastIssued > latest || x.notBefore > latest || now >= x.expires {
-		return refusef(x.position, v1.Reason_REASON_CHAIN_TIME, "valid from %d to %d, now %d", x.notBefore, x.expires, now)
+		return refusef(x.position, v1.Reason_REASON_CHAIN_TIME, "not begun or over")
 	}
 	return nil
 }
@@ -83,22 +83,22 @@ func (x *Leaf) checkTime(now int64) error {
 func (d *draft) checkNarrowing() error {
 	parent := d.parent
 	if d.maxDepth > MaxDepth || d.depth > d.maxDepth || (parent != nil && d.maxDepth > parent.maxDepth) {
-		return refusef(d.position, v1.Reason_REASON_CHAIN_DEPTH, "depth %d with maximum %d", d.depth, d.maxDepth)
+		return refusef(d.position, v1.Reason_REASON_CHAIN_DEPTH, "deeper than allowed")
 	}
 	if parent == nil {
 		return nil
 	}
 	if all(parent.delegates, func(pattern string) bool { return !identity.MatchDelegate(pattern, d.delegate) }) {
-		return refusef(d.position, notDelegable, "%s is no delegate of the statement before it", d.delegate)
+		return refusef(d.position, notDelegable, "no delegate of the statement before it")
 	}
-	for _, c := range d.caps {
+	for i, c := range d.caps {
 		if reason := attenuates(parent.caps, c, d.depth, d.maxDepth); reason != none {
-			return refusef(d.position, reason, "capability %s", c.GetAction())
+			return refusef(d.position, reason, "capability %d", i)
 		}
 	}
-	for _, child := range d.delegates {
+	for i, child := range d.delegates {
 		if all(parent.delegates, func(pattern string) bool { return !identity.CoversDelegate(pattern, child) }) {
-			return refusef(d.position, amplified, "delegate pattern %s", child)
+			return refusef(d.position, amplified, "delegate pattern %d", i)
 		}
 	}
 	return nil

@@ -191,6 +191,7 @@ func TestScanRefusals(t *testing.T) {
 		{"9 critical names", "GrantPayload", slices.Repeat(bytesField(24, []byte{'a'}), 9), tooLarge},
 		{"digest of 31", "HopPayload", bytesField(4, random(31)), malformed},
 		{"elements apart", "HopPayload", slices.Concat(bytesField(8, nil), bytesField(9, []byte{'a'}), bytesField(8, nil)), nonCanonical},
+		{"proof payload over 1 KiB", "InvocationProof", bytesField(1, bytesField(1, make([]byte, 1025))), tooLarge},
 		{"fault in a nested message", "HopPayload", bytesField(8, bytesField(9, nil)), nonCanonical},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

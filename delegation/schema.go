@@ -91,6 +91,10 @@ var statementTable = &message{name: "SignedStatement", fields: []field{
 	1: {kind: kindBytes, max: MaxPayloadBytes}, 2: {kind: kindBytes, size: sigSize}, 3: uintField,
 }}
 
+var proofStatementTable = &message{name: "SignedStatement", fields: []field{
+	1: {kind: kindBytes, max: MaxProofBytes}, 2: statementTable.fields[2], 3: uintField,
+}}
+
 var chainTable = &message{name: "DelegationChain", fields: []field{
 	1: {kind: kindMessage, sub: statementTable},
 	2: {kind: kindMessage, count: MaxHops, sub: statementTable},
@@ -98,5 +102,5 @@ var chainTable = &message{name: "DelegationChain", fields: []field{
 }}
 
 var proofTable = &message{name: "InvocationProof", fields: []field{
-	1: {kind: kindMessage, sub: statementTable}, 2: {kind: kindMessage, count: 1, sub: certChainTable},
+	1: {kind: kindMessage, sub: proofStatementTable}, 2: {kind: kindMessage, count: 1, sub: certChainTable},
 }}

@@ -46,9 +46,9 @@ type Config struct {
 type Verifier struct {
 	cfg     Config
 	lineage time.Duration
-	latest  atomic.Int64 // highest time seen, in milliseconds
-	links   *cache[*Leaf]
-	certs   *cache[*certificate]
+	latest  atomic.Int64                 // highest time seen, in milliseconds
+	links   *cache[[sigSize]byte, *Leaf] // by the signature of the last statement
+	certs   *cache[[digestSize]byte, *certificate]
 }
 
 // NewVerifier returns an error when a part is missing or a limit is outside the bounds of the format.
@@ -74,7 +74,7 @@ func NewVerifier(cfg Config) (*Verifier, error) {
 	if certs == 0 {
 		certs = defaultCerts
 	}
-	v.links, v.certs = newCache[*Leaf](links), newCache[*certificate](certs)
+	v.links, v.certs = newCache[[sigSize]byte, *Leaf](links), newCache[[digestSize]byte, *certificate](certs)
 	return v, nil
 }
 
@@ -88,7 +88,8 @@ func (v *Verifier) Verify(c *v1.DelegationChain, peer identity.Peer) (*Leaf, err
 		return nil, err
 	}
 	f.bind(c.GetCerts(), peer)
-	return v.verify(&f, func(x *Leaf) error { return v.checkPresenter(x, peer) }, peer.Agent)
+	f.presenter = peer.Agent
+	return v.verify(&f)
 }
 
 // VerifyGrant verifies a grant without hops that names this process as its delegate: the root that it acts under. The leaf
@@ -98,11 +99,12 @@ func (v *Verifier) VerifyGrant(g *v1.SignedStatement) (*Leaf, error) {
 	if err := f.measure(&v1.DelegationChain{Grant: g}); err != nil {
 		return nil, err
 	}
-	return v.verify(&f, v.checkAudience, identity.AgentID{})
+	f.own = true
+	return v.verify(&f)
 }
 
-// verify runs steps 2 to 16. A payer of zero is this process itself, which needs no allowance.
-func (v *Verifier) verify(f *frame, present func(*Leaf) error, payer identity.AgentID) (*Leaf, error) {
+// verify runs steps 2 to 16.
+func (v *Verifier) verify(f *frame) (*Leaf, error) {
 	now, err := v.now()
 	if err != nil {
 		return nil, err
@@ -110,9 +112,9 @@ func (v *Verifier) verify(f *frame, present func(*Leaf) error, payer identity.Ag
 	gen := v.generation()
 	known := v.longestPrefix(f, now, gen)
 	if known == nil || known.position < len(f.hops) {
-		return v.extend(f, known, present, payer, now, gen)
+		return v.extend(f, known, now, gen)
 	}
-	if err := present(known); err != nil {
+	if err := v.checkFrame(f, known); err != nil {
 		return nil, err
 	}
 	if err := known.checkTime(now); err != nil {
@@ -140,53 +142,51 @@ func (v *Verifier) generation() generation {
 	return generation{keys: v.cfg.Keys.Generation(), bundles: v.cfg.BundleGeneration()}
 }
 
-// longestPrefix is step 4: the longest cached prefix of the chain that a cold verification would accept as well, or nil.
+// longestPrefix is step 4: the longest cached prefix of the chain that a cold verification would accept as well, or nil. An entry
+// is found by a signature and held against the received bytes, all of them: that says what its link says, without hashing.
 func (v *Verifier) longestPrefix(f *frame, now int64, gen generation) *Leaf {
-	f.rootKey = rootKey(f.grant)
 	if f.badRefs != nil {
 		return nil
 	}
-	grant, found := v.links.get(f.rootKey)
-	if !found || grant.generation != gen {
-		return nil
-	}
-	key, found := v.cfg.Keys.GrantKey(grant.root.keyIssuer, grant.root.keyID, time.UnixMilli(now))
-	if !found || !key.Equal(grant.root.key) {
-		return nil
-	}
-	if now >= grant.expires {
-		v.links.drop(f.rootKey)
-		return nil
-	}
-	f.links[0] = grant.link
-	f.chainLinks()
-	for d := len(f.hops); d > 0; d-- {
-		x, found := v.links.get(f.links[d])
-		if !found {
-			continue
-		}
-		if now >= x.expires || x.generation != gen {
-			v.links.drop(f.links[d])
-			continue
-		}
-		if x.issuance == f.issuance[d] && now >= x.certSince && now <= x.certUntil {
+	for d := len(f.hops); d >= 0; d-- {
+		key := [sigSize]byte(f.statement(d).GetSignature())
+		x, found := v.links.get(key)
+		switch {
+		case !found || !f.startsWith(x):
+		case now >= x.expires || gen != x.generation:
+			v.links.drop(key)
+		case now >= x.certSince && now <= x.certUntil && v.keyHolds(x.root, now):
 			return x
 		}
 	}
-	return grant
+	return nil
 }
 
-// checkPresenter is step 8: the chain is used by the agent that signed its last statement, towards the one it names.
-func (v *Verifier) checkPresenter(x *Leaf, peer identity.Peer) error {
-	if x.issuer != peer.Agent {
-		return refusef(x.position, v1.Reason_REASON_CHAIN_PRESENTER, "signed by %s, presented by %s", x.issuer, peer.Agent)
+// keyHolds asks for the grant key again: it may have been withdrawn, or its time may be over.
+func (v *Verifier) keyHolds(r *root, now int64) bool {
+	key, found := v.cfg.Keys.GrantKey(r.keyIssuer, r.keyID, time.UnixMilli(now))
+	return found && key.Equal(r.key)
+}
+
+// checkFrame is step 8 for a chain, or for a grant that nobody presents.
+func (v *Verifier) checkFrame(f *frame, x *Leaf) error {
+	if f.own {
+		return v.checkAudience(x)
+	}
+	return v.checkPresenter(x, f.presenter)
+}
+
+// checkPresenter: the chain is used by the agent that signed its last statement, towards the one it names.
+func (v *Verifier) checkPresenter(x *Leaf, peer identity.AgentID) error {
+	if x.issuer != peer {
+		return refusef(x.position, v1.Reason_REASON_CHAIN_PRESENTER, "%s presents what another signed", peer)
 	}
 	return v.checkAudience(x)
 }
 
 func (v *Verifier) checkAudience(x *Leaf) error {
 	if x.delegate != v.cfg.Self {
-		return refusef(x.position, v1.Reason_REASON_CHAIN_AUDIENCE, "for %s, presented to %s", x.delegate, v.cfg.Self)
+		return refusef(x.position, v1.Reason_REASON_CHAIN_AUDIENCE, "presented to %s, who is not the delegate", v.cfg.Self)
 	}
 	return nil
 }

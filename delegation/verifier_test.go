@@ -426,6 +426,14 @@ func TestWarmBinding(t *testing.T) {
 	if _, err := w.Verify(short, s.a.peer); reason(err) != audience {
 		t.Errorf("Verify(prefix of a cached chain) = %v, want %v", err, audience)
 	}
+	moved := &v1.DelegationChain{Grant: proto.CloneOf(long.chain.GetGrant())}
+	moved.Grant.Signature = long.chain.GetHops()[1].GetSignature()
+	if _, err := w.Verify(moved, s.as(authority).peer); reason(err) != audience {
+		t.Errorf("Verify(signature of a cached hop on the grant) = %v, want %v", err, audience)
+	}
+	if _, err := s.verifier(s.a).Verify(&v1.DelegationChain{Grant: long.chain.GetGrant()}, identity.Peer{}); reason(err) != presenter {
+		t.Errorf("Verify(own grant, presented by nobody) = %v, want %v", err, presenter)
+	}
 	forged := presented{s.chain(s.a).to(s.c).c, s.a, s.c}
 	forged.chain.Certs[0] = chainOf(s.b)
 	if _, err := w.Verify(forged.chain, s.a.peer); reason(err) != badSigner {

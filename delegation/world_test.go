@@ -54,7 +54,7 @@ type authorityCA struct {
 
 type keyView struct {
 	mu         sync.Mutex
-	keys       map[string]ed25519.PublicKey
+	keys       map[[2]string]ed25519.PublicKey
 	generation atomic.Uint64
 	lookups    atomic.Int64
 }
@@ -63,7 +63,7 @@ func (k *keyView) GrantKey(issuer, keyID string, _ time.Time) (ed25519.PublicKey
 	k.lookups.Add(1)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	key, found := k.keys[issuer+"#"+keyID]
+	key, found := k.keys[[2]string{issuer, keyID}]
 	return key, found
 }
 
@@ -72,7 +72,7 @@ func (k *keyView) Generation() uint64 { return k.generation.Load() }
 func (k *keyView) set(issuer, keyID string, key ed25519.PublicKey) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.keys[issuer+"#"+keyID] = key
+	k.keys[[2]string{issuer, keyID}] = key
 }
 
 // revoked is a copy-on-write set of handles.
@@ -112,7 +112,7 @@ func (r *revoked) revoke(h [32]byte) {
 
 func newWorld(tb testing.TB) *world {
 	tb.Helper()
-	w := &world{tb: tb, keys: &keyView{keys: map[string]ed25519.PublicKey{}}}
+	w := &world{tb: tb, keys: &keyView{keys: map[[2]string]ed25519.PublicKey{}}}
 	w.ca = newCA(tb, nil)
 	td := spiffeid.RequireTrustDomainFromString(domain)
 	w.bundles = x509bundle.NewSet(x509bundle.FromX509Authorities(td, []*x509.Certificate{w.ca.cert}))

@@ -438,21 +438,14 @@ func (in *Interaction) Close(err *error) {
 	in.finish(err)
 }
 
-// verdict is the error that the peer sees. A refusal of the core stands whatever the handler made of it, so that the peer and the
-// record agree, and a refusal by the handler carries the id of the call.
+// verdict is the error that the peer sees. A refusal stands whatever the handler made of it, so that the peer and the record agree.
 func (in *Interaction) verdict(err error) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.denial != nil {
 		return in.denial
 	}
-	var d *Denial
-	if !errors.As(err, &d) || d.DecisionID != [16]byte{} {
-		return err
-	}
-	dup := *d
-	dup.DecisionID = in.id
-	return &dup
+	return err
 }
 
 func (in *Interaction) finish(err *error) {

@@ -71,7 +71,8 @@ func (in *Interaction) recordOutcome(err error) error {
 	if why != nil || in.method == nil {
 		class = in.denialClass(why)
 	}
-	if in.intent.Load() == nil {
+	admitted := in.intent.Load() != nil
+	if !admitted {
 		if why == nil {
 			why = denialOf(unfinished(err), v1.Reason_REASON_CANCELLED)
 			why.DecisionID = in.id
@@ -86,16 +87,12 @@ func (in *Interaction) recordOutcome(err error) error {
 	switch {
 	case why != nil:
 		ev.Reason, ev.WireReason, ev.Cause = why.Reason, why.Wire(), causeOf(why.Err)
-		if why.Reason != v1.Reason_REASON_HANDLER_PANIC {
+		if !admitted || why.Reason != v1.Reason_REASON_HANDLER_PANIC { // a panic after admission does not undo the decision
 			ev.Decision = v1.EventDecision_EVENT_DECISION_DENY
 		}
 		ev.Outcome.Code = uint32(why.Code)
 	case err != nil:
 		ev.Reason, ev.Cause = reasonOfHandler(err), causeOf(err)
-		var d *Denial
-		if errors.As(err, &d) {
-			ev.WireReason = d.Wire()
-		}
 	}
 	_, aerr := in.e.cfg.Audit.Append(ctx, class, ev)
 	return aerr

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
@@ -58,6 +59,9 @@ func (a *Agent) Dial(peer string) (*Conn, error) {
 		grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(a.src, id))),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(interceptors.MaxEnvelope), grpc.MaxCallSendMsgSize(interceptors.MaxEnvelope)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: minRetry, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxRetry}, MinConnectTimeout: maxRetry,
+		}),
 		grpc.WithDisableServiceConfig())
 	if err != nil {
 		return nil, fmt.Errorf("runtime: dialing %s: %w", id, err)

@@ -137,3 +137,21 @@ func readAll(r io.Reader, name string, most int64) ([]byte, error) {
 	}
 	return raw, nil
 }
+
+// sayProto writes a message as JSON.
+func sayProto(cmd *cobra.Command, m proto.Message) error {
+	raw, err := protoJSON(m)
+	if err != nil {
+		return err
+	}
+	return writeJSON(cmd, raw)
+}
+
+// sayProtos writes a list of messages as JSON.
+func sayProtos[T proto.Message](cmd *cobra.Command, list []T) error {
+	raw, err := protoList(list)
+	if err != nil {
+		return err
+	}
+	return writeJSON(cmd, raw)
+}

@@ -75,7 +75,7 @@ func (t *triage) Handle(ctx context.Context, req *incidentv1.HandleRequest) (*in
 	if plan == nil {
 		say("has no plan to carry out")
 	} else {
-		say("asks the executor to apply the plan, unread: label " + runtime.Label(ctx).String())
+		say("passes the plan on to the executor, unread; label " + runtime.Label(ctx).String())
 		result, err := t.apply(ctx, req.GetIncident(), plan, evidence[0])
 		if err != nil {
 			return nil, err
@@ -113,7 +113,7 @@ func (t *triage) propose(ctx context.Context, incident string, shared ...*v1.Con
 		if runtime.CodeOf(err) != interceptors.CodeUnavailable || attempt == 3 {
 			break
 		}
-		t.out.emit(kindLost, "the planner died in the middle of the call; its outcome is unknown", blockedData{
+		t.out.emit(kindLost, "gets UNAVAILABLE: the planner died, the outcome is unknown", blockedData{
 			Asked: "incident.propose", Code: "UNAVAILABLE",
 		})
 	}
@@ -254,7 +254,7 @@ func (p *planner) obey(ctx context.Context, incident, order string) {
 		return
 	}
 	_, err = incidentv1.NewExecutorServiceClient(conn).Apply(ctx, &incidentv1.ApplyRequest{Incident: incident, Rule: order})
-	asked := "incident.apply, because the log says " + logs.Escape(order, 40)
+	asked := "incident.apply, because the log says " + logs.Escape(order, 60)
 	var r *runtime.Refusal
 	switch {
 	case errors.As(err, &r):

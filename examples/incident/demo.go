@@ -36,7 +36,8 @@ type Options struct {
 	// Version is shown in the header.
 	Version string
 
-	withoutRow string // a row of the capability table to leave out, for tests
+	// For tests: a row of the capability table, and an action of the grant, to leave out.
+	withoutRow, withoutScope string
 }
 
 // ErrFailed is returned when something happened that must not: an intruder got through, or for another reason than the right one.
@@ -89,30 +90,35 @@ type Process struct {
 
 // Run runs the demo. It returns an error that wraps ErrFailed, naming what got through, when anything that must be refused was not.
 // It leaves no process and, without Keep, no file.
-func Run(ctx context.Context, o Options) (err error) {
+func Run(ctx context.Context, o Options) error {
+	_, err := run(ctx, o)
+	return err
+}
+
+func run(ctx context.Context, o Options) (_ *Result, err error) {
 	d := &demo{o: o, show: newScreen(o), events: make(chan Event, 256), started: time.Now()}
 	if d.dir, err = os.MkdirTemp("", "sc-demo-"); err != nil {
-		return err
+		return &d.result, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(d.dir)) }()
 	d.effects = filepath.Join(d.dir, "effects")
 	if err := os.MkdirAll(d.effects, 0o700); err != nil {
-		return err
+		return &d.result, err
 	}
 	evidence, source, err := d.evidence()
 	if err != nil {
-		return err
+		return &d.result, err
 	}
 	d.plane, err = plane.Start(ctx, plane.Config{Dir: d.dir, TrustDomain: trustDomain, SocketDir: filepath.Join(d.dir, "s")})
 	if err != nil {
-		return err
+		return &d.result, err
 	}
 	defer func() { err = errors.Join(err, d.end()) }()
 	if err := d.register(ctx); err != nil {
-		return err
+		return &d.result, err
 	}
 	if err := d.populate(ctx); err != nil {
-		return err
+		return &d.result, err
 	}
 	for _, scene := range []func(context.Context) error{
 		func(ctx context.Context) error { return d.story(ctx, evidence, source) },
@@ -120,7 +126,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		d.proof,
 	} {
 		if err := scene(ctx); err != nil {
-			return err
+			return &d.result, err
 		}
 	}
 	d.result.Seconds = time.Since(d.started).Seconds()
@@ -129,17 +135,17 @@ func Run(ctx context.Context, o Options) (err error) {
 		enc := json.NewEncoder(o.Out)
 		enc.SetIndent("", "  ")
 		if err := enc.Encode(d.result); err != nil {
-			return err
+			return &d.result, err
 		}
 	}
 	if len(d.result.Failures) > 0 {
-		return fmt.Errorf("%w: %s", ErrFailed, strings.Join(d.result.Failures, "; "))
+		return &d.result, fmt.Errorf("%w: %s", ErrFailed, strings.Join(d.result.Failures, "; "))
 	}
 	if o.Keep {
 		d.show.kept(d)
 		<-ctx.Done()
 	}
-	return nil
+	return &d.result, nil
 }
 
 // evidence copies the log into the demo's folder: standard input can be read once, and by one process.
@@ -262,7 +268,7 @@ func (d *demo) lastWords() string {
 
 // story is the main job, with the death of the planner in the middle.
 func (d *demo) story(ctx context.Context, evidence, source string) error {
-	issued, err := d.plane.Authority.IssueGrant(ctx, grantRequest())
+	issued, err := d.plane.Authority.IssueGrant(ctx, d.grantRequest())
 	if err != nil {
 		return fmt.Errorf("issuing the grant: %w", err)
 	}

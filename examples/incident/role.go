@@ -136,7 +136,7 @@ func (w *worker) oncall(ctx context.Context, c command) error {
 	if err != nil {
 		return err
 	}
-	w.out.emit(kindStep, "puts the log into shared memory, labelled untrusted, and asks triage", nil)
+	w.out.emit(kindStep, "puts the log into memory as untrusted, and asks triage", nil)
 	conn, err := w.peer("triage")
 	if err != nil {
 		return err
@@ -147,6 +147,6 @@ func (w *worker) oncall(ctx context.Context, c command) error {
 	if err != nil {
 		return fmt.Errorf("triage: %w", err)
 	}
-	w.out.emit(kindDone, fmt.Sprintf("has the answer: %d references, none of them read yet; label %s", len(refs), runtime.Label(ctx)), nil)
+	w.out.emit(kindDone, fmt.Sprintf("has the answer as %d references; label %s", len(refs), runtime.Label(ctx)), nil)
 	return nil
 }

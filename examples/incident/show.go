@@ -65,7 +65,7 @@ func (s *screen) title(text string) {
 func (s *screen) header(d *demo) {
 	s.line(bold, "safeconduct demo: an incident, worked by %d agents in 2 tenants, all enforced", len(cast))
 	s.line(dim, "trust domain spiffe://%s; authority pid %d; keys in memory only", trustDomain, selfPid())
-	s.line("", "%-8s %-7s %-27s %-18s %s", "PID", "TENANT", "SPIFFE ID (path)", "SVID SERIAL", "EXPIRES (UTC)")
+	s.line("", "%-7s %-7s %-29s %-18s %s", "PID", "TENANT", "SPIFFE ID (path)", "SVID SERIAL", "EXPIRES (UTC)")
 	for _, c := range cast {
 		for _, p := range d.result.Processes {
 			if p.Role == c.role {
@@ -74,7 +74,7 @@ func (s *screen) header(d *demo) {
 					serial = serial[:16] + "…"
 				}
 				at, _ := time.Parse(time.RFC3339, p.Expires)
-				s.line("", "%-8d %-7s %-27s %-18s %s", p.Pid, p.Tenant, strings.TrimPrefix(p.SpiffeID, "spiffe://"+trustDomain), serial, at.Format("15:04:05"))
+				s.line("", "%-7d %-7s %-29s %-18s %s", p.Pid, p.Tenant, strings.TrimPrefix(p.SpiffeID, "spiffe://"+trustDomain), serial, at.Format("15:04:05"))
 			}
 		}
 	}
@@ -83,11 +83,20 @@ func (s *screen) header(d *demo) {
 func (s *screen) grant(*demo) {
 	s.title("The incident")
 	s.line("", "$ safeconduct grant --principal %s --to …/agent/oncall", engineer)
-	s.line("", "    --purpose %q --ttl 15m --can incident.apply:agent/executor …", purpose)
+	s.line("", "    --purpose %q --ttl 15m --can …", purpose)
 	s.line(dim, "  (a development issuer: until people log in, the local operator signs)")
 }
 
 func (s *screen) say(role, text string) {
+	const indent = 18
+	if len([]rune(text)) > width-indent && role != "" {
+		parts := wrap(text, width-indent)
+		s.say(role, parts[0])
+		for _, part := range parts[1:] {
+			s.line("", "%*s%s", indent, "", part)
+		}
+		return
+	}
 	if role == "" {
 		s.line(bold, "%5.1fs  ** %s", time.Since(s.start).Seconds(), text)
 		return
@@ -112,7 +121,7 @@ func (s *screen) report(r logs.Report) {
 		}
 		s.line("", "        %-6s %-21s %-18s %s", f.Severity, f.Kind, clip(f.Subject, 18), lineNumbers(f))
 		if f.Kind == logs.KindInjection {
-			s.line(dim, "               %s", f.Excerpt)
+			s.line(dim, "          %s", f.Excerpt)
 		}
 	}
 }
@@ -134,7 +143,9 @@ func lineNumbers(f logs.Finding) string {
 
 func (s *screen) blocked(ev Event, b blockedData) {
 	s.say(ev.Role, ev.Text+" and asks for")
-	s.line("", "        %s", b.Asked)
+	for _, part := range wrap(b.Asked, width-8) {
+		s.line("", "        %s", part)
+	}
 	s.line(green, "        refused by the executor: %s (decision %s)", b.Reason, short(b.Decision))
 }
 
@@ -190,15 +201,23 @@ func (s *screen) graph(g audit.Graph) {
 		if e.CrossTenant() {
 			mark = "=>"
 		}
-		s.line("", "  %-9s %s %-9s %-17s %-22s %s", name(e.From), mark, name(e.To), action, strings.Join(how, ", "), clip(strings.Join(e.OnBehalf, ","), 18))
+		s.line("", "  %-9s %s %-9s %-16s %-16s %s", name(e.From), mark, name(e.To), action, strings.Join(how, ", "), onBehalf(e))
 	}
+}
+
+func onBehalf(e audit.Edge) string {
+	if len(e.OnBehalf) == 0 {
+		return ""
+	}
+	return "for " + clip(strings.TrimPrefix(e.OnBehalf[0], "user "), 19)
 }
 
 func (s *screen) explain(x audit.Explanation) {
 	s.title("Why was that refused?  (safeconduct audit explain " + short(fmt.Sprintf("%x", x.DecisionID)) + ")")
 	s.line("", "  who        %s, class %s", x.Actor, x.ActorClass)
 	s.line("", "  asked      %s for %s on %q", name(x.Callee), x.Action, x.Resource)
-	s.line("", "  for whom   %s, to %s", x.Origin, x.Purpose)
+	whom, _, _ := strings.Cut(strings.TrimPrefix(x.Origin, "user "), " ")
+	s.line("", "  for whom   %s, to %s", whom, x.Purpose)
 	for _, l := range x.Links {
 		s.line("", "  authority  %d: %s -> %s, until %s", l.Depth, name(l.From), name(l.To), l.Expires.UTC().Format("15:04:05"))
 	}
@@ -214,9 +233,11 @@ func (s *screen) explain(x audit.Explanation) {
 
 func (s *screen) closing(d *demo) {
 	s.title("The proof")
-	s.line("", "  %d audit logs verify; in a copy with one flipped byte verify names", len(d.result.Verified))
-	s.line("", "  %s", d.result.Tampered)
-	s.line("", "  %d rule(s) in force after a killed call was made again; it stays UNKNOWN in the graph", d.result.Effects)
+	s.line("", "  %d audit logs verify. In a copy with one flipped byte verify names", len(d.result.Verified))
+	for _, part := range wrap(d.result.Tampered, width-4) {
+		s.line("", "    %s", part)
+	}
+	s.line("", "  %d rule(s) in force: the killed call stays UNKNOWN and had no second effect", d.result.Effects)
 	s.title(fmt.Sprintf("Done in %.1f s. Try next:", d.result.Seconds))
 	s.line("", "  safeconduct demo --log /var/log/dpkg.log   # a log of your own, or - for stdin")
 	s.line("", "  safeconduct demo --keep                    # leave it running and call it")
@@ -225,6 +246,9 @@ func (s *screen) closing(d *demo) {
 
 // name shortens a SPIFFE ID to its last segment.
 func name(id string) string {
+	if strings.HasPrefix(id, "(") {
+		return "stranger"
+	}
 	if i := strings.LastIndexByte(id, '/'); i >= 0 {
 		id = id[i+1:]
 	}

@@ -3,6 +3,7 @@ package incident
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	rpcv1 "github.com/safeconduct/safeconduct/gen/safeconduct/rpc/v1"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
@@ -116,20 +117,22 @@ func (d *demo) register(ctx context.Context) error {
 }
 
 // grantRequest is what `safeconduct grant` asks for the incident: everything its work needs, for this purpose, for 15 minutes.
-func grantRequest() *rpcv1.IssueGrantRequest {
+func (d *demo) grantRequest() *rpcv1.IssueGrantRequest {
 	ns := []string{"shared", "incident", incidentID}
 	capability := func(action string, subtree bool, path ...string) *v1.Capability {
 		return &v1.Capability{Action: action, Resource: path, Subtree: subtree, Reach: maxDepth}
 	}
+	capabilities := []*v1.Capability{
+		capability("incident.handle", false, "agent", "triage"),
+		capability("incident.analyze", false, "agent", "analyst"),
+		capability("incident.propose", false, "agent", "planner"),
+		capability("incident.apply", false, "agent", "executor"),
+		capability("context.resolve", true, ns...),
+		capability("memory.write", true, ns...),
+	}
+	capabilities = slices.DeleteFunc(capabilities, func(c *v1.Capability) bool { return c.GetAction() == d.o.withoutScope })
 	return &rpcv1.IssueGrantRequest{
 		Principal: engineer, Delegate: agentID(tenantA, "oncall"), Purpose: purpose, TaskId: incidentID, MaxDepth: maxDepth,
-		Capabilities: []*v1.Capability{
-			capability("incident.handle", false, "agent", "triage"),
-			capability("incident.analyze", false, "agent", "analyst"),
-			capability("incident.propose", false, "agent", "planner"),
-			capability("incident.apply", false, "agent", "executor"),
-			capability("context.resolve", true, ns...),
-			capability("memory.write", true, ns...),
-		},
+		Capabilities: capabilities,
 	}
 }
