@@ -44,7 +44,7 @@ func fromInputs(x *Explanation) string {
 			return s + fmt.Sprintf(", and this caller reaches %s at most.", integrityText(x.Cap))
 		}
 		return s + "."
-	case v1.Reason_REASON_SCOPE, v1.Reason_REASON_SCOPE_MISSING, v1.Reason_REASON_CHAIN_SCOPE_AMPLIFIED:
+	case v1.Reason_REASON_SCOPE, v1.Reason_REASON_SCOPE_MISSING, v1.Reason_REASON_CHAIN_SCOPE_AMPLIFIED, v1.Reason_REASON_CHAIN_INTERSECTION:
 		if x.Action == "" {
 			return ""
 		}

@@ -278,6 +278,13 @@ func frameRows() []row {
 		{62, "an earlier certificate left to the connection", change(func(_ *scene, c *v1.DelegationChain) {
 			c.Hops[0].CertRef, c.Hops[1].CertRef, c.Certs = 0, 1, c.GetCerts()[1:]
 		}), malformed},
+		{62, "an earlier certificate left to a connection over another SVID", func(s *scene) presented {
+			p := s.hop2()
+			c := p.chain
+			c.Hops[0].CertRef, c.Hops[1].CertRef, c.Certs = 0, 1, c.GetCerts()[1:]
+			p.by = s.agent("b")
+			return p
+		}, malformed},
 		{62, "stored, without a connection", func(s *scene) presented {
 			p := s.hop2()
 			p.chain.Hops[1].CertRef, p.chain.Certs = 0, p.chain.GetCerts()[:1]

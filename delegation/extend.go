@@ -160,10 +160,11 @@ func (v *Verifier) checkSignatures(f *frame, drafts []*draft, certs []*certifica
 	return nil
 }
 
-// checkGrant is step 13. Only the authority of this trust domain is a root here; what it signs elsewhere is not.
+// checkGrant is step 13. Only the authority of this trust domain is a root here. That the grant is for this trust domain follows
+// from steps 7 and 8: its delegates lie in its trust domain, and the last of them is this process.
 func (v *Verifier) checkGrant(d *draft, now int64) error {
 	td := v.cfg.Self.TrustDomain()
-	if d.root.trustDomain != td.Name() || !isAuthority(d.issuer, d.root.trustDomain) {
+	if !isAuthority(d.issuer, td.Name()) {
 		return refusef(0, v1.Reason_REASON_CHAIN_UNTRUSTED_ROOT, "not a grant of the authority of %s", td)
 	}
 	key, found := v.cfg.Keys.GrantKey(d.root.keyIssuer, d.root.keyID, time.UnixMilli(now))

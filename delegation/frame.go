@@ -137,7 +137,7 @@ func (f *frame) bind(certs []*v1.CertChain, p identity.Peer) {
 		switch {
 		case ref == 0 && p.Leaf != nil && i == len(f.hops)-1:
 			s.leaf, s.parsed = p.Leaf.Raw, p.Leaf
-		case ref == 0 || uint64(ref) > uint64(len(certs)) || used&(1<<ref) != 0:
+		case ref == 0 || uint64(ref) > uint64(len(certs)):
 			f.badRefs = refusef(i+1, malformed, "a certificate reference that is none")
 			return
 		default:

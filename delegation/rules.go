@@ -6,6 +6,7 @@ import (
 
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/identity"
+	"github.com/safeconduct/safeconduct/internal/mutant"
 )
 
 // The rules of this file read unverified claims. They can only deny. Verify, Append and NewGrant share them, which is what
@@ -19,7 +20,7 @@ func (d *draft) checkStructure() error {
 	}
 	parent := d.parent
 	switch {
-	case string(d.parentID) != string(parent.id[:]), d.chainID != parent.chainID, d.issuer != parent.delegate:
+	case (string(d.parentID) != string(parent.id[:]) || d.chainID != parent.chainID) && !mutant.Off(mutant.SplicedChain), d.issuer != parent.delegate:
 		return refusef(d.position, v1.Reason_REASON_CHAIN_PARENT_MISMATCH, "does not continue the statement before it")
 	case uint64(d.depth) != uint64(parent.depth)+1:
 		return refusef(d.position, v1.Reason_REASON_CHAIN_DEPTH, "the depth is not one more than the depth before it")
@@ -73,7 +74,7 @@ func (d *draft) checkLifetime(lineage time.Duration) error {
 // checkTime is the part of step 9 that needs the clock. Lives are nested, so the last statement speaks for all of them.
 func (x *Leaf) checkTime(now int64) error {
 	latest := now + Skew.Milliseconds()
-	if x.lastIssued > latest || x.notBefore > latest || now >= x.expires {
+	if x.lastIssued > latest || x.notBefore > latest || now >= x.expires && !mutant.Off(mutant.ExpiredGrant) {
 		return refusef(x.position, v1.Reason_REASON_CHAIN_TIME, "not begun or over")
 	}
 	return nil
@@ -92,7 +93,7 @@ func (d *draft) checkNarrowing() error {
 		return refusef(d.position, notDelegable, "no delegate of the statement before it")
 	}
 	for i, c := range d.caps {
-		if reason := attenuates(parent.caps, c, d.depth, d.maxDepth); reason != none {
+		if reason := attenuates(parent.caps, c, d.depth, d.maxDepth); reason != none && !mutant.Off(mutant.WidenedScope) {
 			return refusef(d.position, reason, "capability %d", i)
 		}
 	}

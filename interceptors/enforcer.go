@@ -97,7 +97,7 @@ func (e *Enforcer) Open(ctx context.Context, c *Call, refused error) (context.Co
 // Present verifies a chain and remembers it on the session; it spends the peer's budget, is recorded, and has no other effect.
 func (e *Enforcer) Present(ctx context.Context, c *Call, chain *v1.DelegationChain) (leaf *delegation.Leaf, err error) {
 	in := e.newInteraction(c)
-	in.method = presentMethod
+	in.method = presentMethod()
 	defer in.Close(&err)
 	if d := in.admitCall(nil); d != nil {
 		return nil, in.refuse(d)
@@ -115,9 +115,11 @@ func (e *Enforcer) Present(ctx context.Context, c *Call, chain *v1.DelegationCha
 }
 
 // presentMethod stands for ExchangeService.Present, which has no intent of its own.
-var presentMethod = &Method{
-	Procedure: "/safeconduct.rpc.v1.ExchangeService/Present",
-	Intent:    &v1.MethodIntent{Open: true, Audit: v1.AuditClass_AUDIT_CLASS_BUFFERED},
+func presentMethod() *Method {
+	return &Method{
+		Procedure: "/safeconduct.rpc.v1.ExchangeService/Present",
+		Intent:    &v1.MethodIntent{Open: true, Audit: v1.AuditClass_AUDIT_CLASS_BUFFERED},
+	}
 }
 
 // refusals counts what was refused before an interaction existed. The first of a peer and reason in a second are single

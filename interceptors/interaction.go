@@ -15,6 +15,7 @@ import (
 	"github.com/safeconduct/safeconduct/delegation"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/identity"
+	"github.com/safeconduct/safeconduct/internal/mutant"
 	"github.com/safeconduct/safeconduct/policy"
 )
 
@@ -164,7 +165,7 @@ func (in *Interaction) findEnvelope(msg any) (*v1.Envelope, *Denial) {
 		if env == nil && in.in.messages > 0 && in.env != nil {
 			return in.env, nil // later messages of a stream ride on the first one's envelope
 		}
-		if env == nil {
+		if env == nil && !mutant.Off(mutant.NoEnvelope) {
 			return nil, denyf(v1.Reason_REASON_NO_ENVELOPE, "neither the request nor the metadata carries an envelope")
 		}
 		return env, nil
@@ -254,7 +255,7 @@ func (in *Interaction) decide(ctx context.Context, env *v1.Envelope, req proto.M
 	if r := env.GetRecipient(); r != "" && r != self.String() {
 		return denyf(v1.Reason_REASON_CHAIN_AUDIENCE, "recipient %q", r)
 	}
-	if t := peer.Tenant; !t.IsZero() && env.GetTenant() != t.Name() {
+	if t := peer.Tenant; !t.IsZero() && env.GetTenant() != t.Name() && !mutant.Off(mutant.CrossTenant) {
 		return denyf(v1.Reason_REASON_TENANT_MISMATCH, "envelope claims tenant %q, the peer is of %s", env.GetTenant(), t)
 	}
 	deadline, d := checkTime(env, now)
@@ -262,7 +263,7 @@ func (in *Interaction) decide(ctx context.Context, env *v1.Envelope, req proto.M
 		return d
 	}
 	key := replayKey(peer.Agent, env.GetId())
-	if first && in.e.replay.seen(key, now) {
+	if first && in.e.replay.seen(key, now) && !mutant.Off(mutant.Replay) {
 		return denyf(v1.Reason_REASON_REPLAYED, "envelope id was admitted before")
 	}
 	if first { // a later message cannot stretch the call
@@ -374,7 +375,7 @@ func (in *Interaction) commit(ctx context.Context, key [32]byte, now time.Time) 
 	switch fresh, full := in.e.replay.insert(in.call.Session.peer.Tenant, key, now); {
 	case full:
 		return denyf(v1.Reason_REASON_LIMIT, "the replay set of the tenant is full")
-	case !fresh:
+	case !fresh && !mutant.Off(mutant.Replay):
 		return denyf(v1.Reason_REASON_REPLAYED, "envelope id was admitted before")
 	}
 	return in.recordIntent(ctx, classOf(in.method), nil)
@@ -409,6 +410,9 @@ func (in *Interaction) Emit(msg any) error {
 		in.out.bytes += uint64(proto.Size(m)) //nolint:gosec // G115: a size is never negative.
 	}
 	in.mu.Unlock()
+	if in.intent.Load() == nil {
+		return in.refuse(denyf(v1.Reason_REASON_NO_ENVELOPE, "a reply before any message was admitted"))
+	}
 	if in.method == nil || in.talk == nil {
 		return nil
 	}
@@ -462,6 +466,9 @@ func (in *Interaction) finish(err *error) {
 	var d *Denial
 	if errors.As(*err, &d) && d.DecisionID == [16]byte{} { // a handler of ours refused: it knows no decision id
 		*err = in.refuse(denialOf(d, d.Reason))
+	}
+	if *err == nil && in.intent.Load() == nil { // a stream that was half closed at once: the handler ran, on nobody's authority
+		_ = in.refuse(denyf(v1.Reason_REASON_NO_ENVELOPE, "the call ended before a message was admitted"))
 	}
 	*err = in.verdict(*err)
 	if rerr := in.recordOutcome(*err); rerr != nil {

@@ -126,12 +126,36 @@ func TestCloseBeforeTheFirstMessage(t *testing.T) {
 	in.Close(&err)
 	in.Close(&err)
 	intent, outcome := s.pair()
-	if intent.GetDecision() != denied || outcome.GetReason() != v1.Reason_REASON_CANCELLED {
+	if intent.GetDecision() != denied || outcome.GetReason() != v1.Reason_REASON_NO_ENVELOPE {
 		t.Errorf("records: %v, %v", intent, outcome)
 	}
+	wantReason(t, "a call without a message", err, v1.Reason_REASON_NO_ENVELOPE)
+}
+
+func TestClientThatLeavesBeforeTheFirstMessage(t *testing.T) {
+	s := newScene(t)
+	_, in, err := s.end.Open(t.Context(), s.call(), nil)
 	if err != nil {
-		t.Errorf("Close made %v of nil", err)
+		t.Fatal(err)
 	}
+	err = context.Canceled
+	in.Close(&err)
+	intent, outcome := s.pair()
+	if intent.GetDecision() != denied || outcome.GetReason() != v1.Reason_REASON_CANCELLED || outcome.GetOutcome().GetCode() != uint32(interceptors.CodeCanceled) {
+		t.Errorf("records: %v, %v", intent, outcome)
+	}
+}
+
+// A handler whose stream was half closed at once holds nobody's authority: nothing of it leaves.
+func TestNoReplyWithoutAnAdmittedMessage(t *testing.T) {
+	s := newScene(t)
+	_, in, err := s.end.Open(t.Context(), s.call(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantReason(t, "the reply", in.Emit(&meshpb.UnaryResponse{Text: canary}), v1.Reason_REASON_NO_ENVELOPE)
+	in.Close(&err)
+	wantReason(t, "the call", err, v1.Reason_REASON_NO_ENVELOPE)
 }
 
 func TestPanicBeforeTheFirstMessage(t *testing.T) {

@@ -74,8 +74,7 @@ func (in *Interaction) recordOutcome(err error) error {
 	admitted := in.intent.Load() != nil
 	if !admitted {
 		if why == nil {
-			why = denialOf(unfinished(err), v1.Reason_REASON_CANCELLED)
-			why.DecisionID = in.id
+			why = &Denial{Code: CodeOf(err), Reason: reasonOfHandler(err), Err: err}
 		}
 		if d := in.recordIntent(ctx, audit.Buffered, why); d != nil {
 			return d
@@ -96,13 +95,6 @@ func (in *Interaction) recordOutcome(err error) error {
 	}
 	_, aerr := in.e.cfg.Audit.Append(ctx, class, ev)
 	return aerr
-}
-
-func unfinished(err error) error {
-	if err == nil {
-		return errors.New("the call ended before a message arrived")
-	}
-	return err
 }
 
 // denialClass makes the first refusals of one peer and reason in a second durable; a flood is recorded, but buys no fsyncs.

@@ -6,6 +6,7 @@ import (
 
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/identity"
+	"github.com/safeconduct/safeconduct/internal/mutant"
 )
 
 // Hop bounds of a method that declares none, and of any method.
@@ -43,7 +44,7 @@ func invariants(self identity.AgentID, r *Request, effective Label, now time.Tim
 	if !ValidAction(r.Action) || !ValidResource(r.Resource) {
 		return none, v1.Reason_REASON_INTENT_MISMATCH, "action or resource is not well formed"
 	}
-	if !r.Leaf.Covers(r.Action, r.Resource) {
+	if !r.Leaf.Covers(r.Action, r.Resource) && !mutant.Off(mutant.ForeignNamespace) {
 		return none, v1.Reason_REASON_SCOPE_MISSING, fmt.Sprintf("the chain does not cover %s on %q", r.Action, r.Resource)
 	}
 	if p := r.Leaf.Principal(); p.GetSubject() == "" || p.GetType() == v1.Principal_TYPE_UNSPECIFIED {
@@ -53,7 +54,7 @@ func invariants(self identity.AgentID, r *Request, effective Label, now time.Tim
 	if floor == v1.Integrity_INTEGRITY_UNSPECIFIED {
 		floor = v1.Integrity_INTEGRITY_ATTESTED
 	}
-	if effective.Integrity < floor {
+	if effective.Integrity < floor && !mutant.Off(mutant.PromptInjection) {
 		return none, v1.Reason_REASON_INTEGRITY_FLOOR,
 			fmt.Sprintf("control label is %s (claimed %s), the method's floor is %s; sources %q",
 				effective.Integrity, r.Claimed.norm().Integrity, floor, effective.Sources)

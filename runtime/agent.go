@@ -2,13 +2,10 @@ package runtime
 
 import (
 	"context"
-	"errors"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
-	"net"
-	"os/signal"
 	"sync"
-	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -25,9 +22,6 @@ import (
 	"github.com/safeconduct/safeconduct/interceptors/enforcegrpc"
 	"github.com/safeconduct/safeconduct/policy"
 )
-
-// drainTimeout bounds how long a shutdown waits for calls in flight.
-const drainTimeout = 10 * time.Second
 
 // replayWindow is how far back the audit log is read for messages that must not be admitted again.
 const replayWindow = 6 * time.Minute
@@ -97,7 +91,7 @@ func New(ctx context.Context, cfg Config) (_ *Agent, err error) {
 			return nil, fmt.Errorf("runtime: %w", err)
 		}
 	}
-	if err := a.build(run, svid.Certificates[0].NotAfter.Sub(svid.Certificates[0].NotBefore)); err != nil {
+	if err := a.build(run, lifeOf(svid.Certificates[0])); err != nil {
 		return nil, err
 	}
 	return a, nil
@@ -156,8 +150,15 @@ func LogOrigin(id identity.AgentID) string {
 	return id.TrustDomain().Name() + "/safeconduct" + id.ID().Path()
 }
 
+// lifeOf is how long SVIDs live from their issue on. An issuer backdates them for slow clocks, so what is left counts; but an SVID
+// that is about to be replaced says little about the next one, so at least a quarter of the whole does too.
+func lifeOf(leaf *x509.Certificate) time.Duration {
+	whole := leaf.NotAfter.Sub(leaf.NotBefore)
+	return max(min(whole, time.Until(leaf.NotAfter)), whole/4)
+}
+
 // connectionAge is when connections are cut, such that one always ends well before the SVID it was made with: 1.1 age + grace is
-// at most 0.45 of the SVID's life.
+// at most 0.45 of the SVID's life, and an SVID is replaced when half of its life is over.
 func connectionAge(life time.Duration) (age, grace time.Duration) {
 	age = min(life/3, 20*time.Minute)
 	return age, min(life*7/100, 5*time.Minute)
@@ -234,116 +235,6 @@ func (a *Agent) RegisterService(sd *grpc.ServiceDesc, impl any) {
 	a.server.RegisterService(sd, impl)
 }
 
-// Run serves until ctx ends or the process gets SIGTERM or SIGINT, drains, and closes the agent.
-func (a *Agent) Run(ctx context.Context) error {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	err := a.Serve(ctx)
-	return errors.Join(err, a.Close())
-}
-
-// Serve listens, announces the address to the authority, and serves until ctx ends; then it takes no new calls and waits up to
-// 10 s for those in flight. It refuses to start when a registered method may not be served.
-func (a *Agent) Serve(ctx context.Context) error {
-	l, err := a.Listen(ctx)
-	if err != nil {
-		return err
-	}
-	return a.ServeListener(ctx, l)
-}
-
-// Listen opens the configured listener.
-func (a *Agent) Listen(ctx context.Context) (net.Listener, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", a.cfg.Listen)
-	if err != nil {
-		return nil, fmt.Errorf("runtime: %w", err)
-	}
-	return l, nil
-}
-
-// ServeListener is Serve on a listener of the caller's. It closes l.
-func (a *Agent) ServeListener(ctx context.Context, l net.Listener) error {
-	a.mu.Lock()
-	problems := errors.Join(a.problems...)
-	a.addr = l.Addr().String()
-	a.mu.Unlock()
-	if problems != nil {
-		_ = l.Close()
-		return fmt.Errorf("runtime: %w", problems)
-	}
-	if err := a.startEdge(ctx); err != nil {
-		_ = l.Close()
-		return err
-	}
-	failed := make(chan error, 1)
-	go func() { failed <- a.server.Serve(l) }()
-	if err := a.announce(ctx); err != nil {
-		a.stop()
-		<-failed
-		return err
-	}
-	a.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
-	select {
-	case err := <-failed:
-		return err
-	case <-ctx.Done():
-	}
-	a.health.Shutdown()
-	a.stop()
-	return <-failed
-}
-
-func (a *Agent) announce(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	return a.trust.Announce(ctx, a.Addr())
-}
-
-// stop drains: no new calls, then an end to those that outlast the drain.
-func (a *Agent) stop() {
-	a.stopEdge()
-	done := make(chan struct{})
-	go func() { a.server.GracefulStop(); close(done) }()
-	timer := time.NewTimer(drainTimeout)
-	defer timer.Stop()
-	select {
-	case <-done:
-	case <-timer.C:
-		a.server.Stop()
-		<-done
-	}
-}
-
-// Close ends everything that New started. Records already acknowledged are durable before it returns.
-func (a *Agent) Close() error {
-	var err error
-	a.once.Do(func() {
-		a.cancel()
-		a.mu.Lock()
-		conns := a.conns
-		a.conns = map[identity.AgentID]*Conn{}
-		a.mu.Unlock()
-		for _, c := range conns {
-			err = errors.Join(err, c.close())
-		}
-		if a.server != nil {
-			a.server.Stop()
-		}
-		a.wg.Wait()
-		if a.trust != nil && a.cfg.Trust == nil {
-			err = errors.Join(err, a.trust.Close())
-		}
-		if a.log != nil && a.cfg.Audit == nil {
-			err = errors.Join(err, a.log.Close())
-		}
-		if a.src != nil && a.cfg.Source == nil {
-			err = errors.Join(err, a.src.Close())
-		}
-	})
-	return err
-}
-
 // ID returns the agent's own identity.
 func (a *Agent) ID() identity.AgentID { return a.id }
 
@@ -362,3 +253,11 @@ func (a *Agent) Enforcer() *interceptors.Enforcer { return a.enforcer }
 
 // Audit returns the agent's audit log.
 func (a *Agent) Audit() *audit.Log { return a.log }
+
+// PolicySerial returns the serial of the capability table in force, 0 before there is one.
+func (a *Agent) PolicySerial() uint64 {
+	if t := a.engine.Table(); t != nil {
+		return t.Serial()
+	}
+	return 0
+}

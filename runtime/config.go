@@ -8,6 +8,9 @@ import (
 	"os"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/safeconduct/safeconduct/audit"
 	"github.com/safeconduct/safeconduct/delegation"
 	"github.com/safeconduct/safeconduct/identity"
@@ -107,3 +110,12 @@ func (c Config) withDefaults() (Config, error) {
 
 // ErrNoAuthority is returned for a call that needs a chain where the context carries none.
 var ErrNoAuthority = errors.New("no authority in the context: call from a handler, or under Agent.Act with a grant")
+
+// noAuthority is ErrNoAuthority as a status.
+type noAuthority struct{}
+
+func (noAuthority) Error() string { return ErrNoAuthority.Error() }
+func (noAuthority) Unwrap() error { return ErrNoAuthority }
+func (noAuthority) GRPCStatus() *status.Status {
+	return status.New(codes.FailedPrecondition, ErrNoAuthority.Error())
+}

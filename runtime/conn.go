@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"time"
 
@@ -28,6 +29,12 @@ import (
 // messageLife is how long a message may wait to be accepted; a call may run longer, until its context ends.
 const messageLife = 30 * time.Second
 
+// maxShared bounds the context references of one message.
+const maxShared = 32
+
+// ErrClosed is returned for what an agent is asked after its Close.
+var ErrClosed = errors.New("the agent is closed")
+
 // Conn calls one other agent. It implements grpc.ClientConnInterface: pass it to any generated client whose methods declare
 // (safeconduct.v1.intent). It is safe for concurrent use.
 type Conn struct {
@@ -51,6 +58,9 @@ func (a *Agent) Dial(peer string) (*Conn, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.conns == nil {
+		return nil, fmt.Errorf("runtime: dialing %s: %w", id, ErrClosed)
+	}
 	if c := a.conns[id]; c != nil {
 		return c, nil
 	}
@@ -125,9 +135,12 @@ func (c *Conn) call(ctx context.Context, m *interceptors.Method, req, reply prot
 	env.Kind, env.HalfClose, env.Payload, env.PayloadType = v1.FrameKind_FRAME_KIND_OPEN, true, payload, string(req.ProtoReflect().Descriptor().FullName())
 	sum := sha256.Sum256(payload)
 	env.Intent.ArgumentsDigest = sum[:]
-	out, err := c.agent.enforcer.OpenOutgoing(ctx, c.peer, env, leafOf(parent), m)
+	if n := proto.Size(env); n > interceptors.MaxEnvelope {
+		return status.Errorf(codes.ResourceExhausted, "envelope of %d bytes, at most %d", n, interceptors.MaxEnvelope)
+	}
+	out, err := c.open(ctx, env, parent, m)
 	if err != nil {
-		return refusalOf(err)
+		return err
 	}
 	res, err := c.deliver(ctx, env, o)
 	err = refusalOf(err)
@@ -139,9 +152,25 @@ func (c *Conn) call(ctx context.Context, m *interceptors.Method, req, reply prot
 		err = refusalOf(cerr)
 	}
 	if err != nil {
+		c.taintError(parent, err)
 		return err
 	}
 	return c.accept(parent, res, reply, o)
+}
+
+// taintError joins the words of a failed call, which are the callee's own, to the caller's conversation. A refusal has no words.
+func (c *Conn) taintError(parent *interceptors.Interaction, err error) {
+	var r *Refusal
+	if parent != nil && parent.Conversation() != nil && !errors.As(err, &r) {
+		parent.Conversation().Taint(policy.OwnWords(c.limit(), c.peer.String()))
+	}
+}
+
+// open records the intent to send env. A caller that gives up meanwhile still gets a pair of records: the wait for the disk is not
+// cut short, the call is.
+func (c *Conn) open(ctx context.Context, env *v1.Envelope, parent *interceptors.Interaction, m *interceptors.Method) (*interceptors.Outgoing, error) {
+	out, err := c.agent.enforcer.OpenOutgoing(context.WithoutCancel(ctx), c.peer, env, leafOf(parent), m)
+	return out, refusalOf(err)
 }
 
 // deliver sends env and returns the RESULT.
@@ -158,12 +187,6 @@ func (c *Conn) deliver(ctx context.Context, env *v1.Envelope, o *options) (*v1.E
 
 // accept hands the reply over, after its label has joined the caller's conversation. An opaque reply is not read and taints nothing.
 func (c *Conn) accept(parent *interceptors.Interaction, res *v1.Envelope, reply proto.Message, o *options) error {
-	if o.header != nil {
-		*o.header = fromPairs(res.GetMetadata())
-	}
-	if o.trailer != nil {
-		*o.trailer = metadata.MD{}
-	}
 	if o.refs != nil {
 		*o.refs = res.GetContext()
 	}
@@ -172,6 +195,11 @@ func (c *Conn) accept(parent *interceptors.Interaction, res *v1.Envelope, reply 
 	}
 	if parent != nil && parent.Conversation() != nil {
 		parent.Conversation().Taint(c.label(res))
+	}
+	for _, into := range []*metadata.MD{o.header, o.trailer} {
+		if into != nil {
+			*into = fromPairs(res.GetMetadata())
+		}
 	}
 	if want := string(reply.ProtoReflect().Descriptor().FullName()); res.GetPayloadType() != want {
 		return status.Errorf(codes.Internal, "%s answered with a %s, want %s", c.peer, res.GetPayloadType(), want)
@@ -191,11 +219,15 @@ func (c *Conn) label(res *v1.Envelope) policy.Label {
 	if c.peer.IsService() {
 		return l // a service of the trust domain passes labels on
 	}
-	limit := v1.Integrity_INTEGRITY_UNTRUSTED
+	return l.WithIntegrityCap(c.limit())
+}
+
+// limit is the best that the peer's words can be.
+func (c *Conn) limit() v1.Integrity {
 	if rec := c.agent.trust.Agent(c.peer); rec != nil {
-		limit = v1.Integrity(rec.IntegrityCap)
+		return v1.Integrity(rec.IntegrityCap)
 	}
-	return l.WithIntegrityCap(limit)
+	return v1.Integrity_INTEGRITY_UNTRUSTED
 }
 
 // envelope fills what every call carries: intent, chain, labels, conversation, causation, deadline, trace.
@@ -216,6 +248,9 @@ func (c *Conn) envelope(ctx context.Context, m *interceptors.Method, req proto.M
 		env.DeadlineUnixMs = now.Add(min(left, messageLife)).UnixMilli()
 		env.TimeoutMs = uint32(min(left, 24*time.Hour).Milliseconds()) + 1 //nolint:gosec // G115: at most 24 h.
 	}
+	if len(o.attach) > maxShared {
+		return nil, nil, status.Errorf(codes.InvalidArgument, "%d context references, at most %d", len(o.attach), maxShared)
+	}
 	for i, ref := range o.attach {
 		env.Data = append(env.Data, &v1.DataLabel{Ref: uint32(i), Label: ref.GetLabel()}) //nolint:gosec // G115: at most 32.
 	}
@@ -230,11 +265,11 @@ func (c *Conn) envelope(ctx context.Context, m *interceptors.Method, req proto.M
 		return env, nil, nil
 	}
 	parent, ok := interceptors.From(ctx)
-	if !ok || parent.Leaf() == nil {
-		return nil, nil, status.Error(codes.FailedPrecondition, ErrNoAuthority.Error())
+	if !ok || parent.Leaf() == nil || parent.Conversation() == nil {
+		return nil, nil, noAuthority{}
 	}
 	resource, err := m.ResourceOf(req, interceptors.DefaultResource(c.peer))
-	if err != nil {
+	if err != nil && req != nil { // a stream has no request yet; the callee derives it from the first message
 		return nil, nil, status.Errorf(codes.InvalidArgument, "resource of the call: %v", err)
 	}
 	chain, err := c.agent.hops.extend(c.agent, parent.Leaf(), c.peer, c.narrow)

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -126,18 +129,40 @@ func (x *exchange) Deliver(ctx context.Context, env *v1.Envelope) (out *v1.Envel
 			return nil, err
 		}
 		var bounded context.Context
-		bounded, cancel = context.WithDeadline(ctx, in.Until())
+		bounded, cancel = context.WithDeadline(ctx, until(in))
 		return bounded, nil
 	}
 	err = interceptors.ErrUnfinished
 	resp, err := h(ctx, admit, env.GetPayload())
 	if err != nil {
-		return nil, err
+		return nil, authored(in, err)
 	}
 	if err = in.Emit(resp); err != nil {
 		return nil, err
 	}
 	return result(in, resp, sent)
+}
+
+// until is when the handler's context ends: with the call's time, or with the chain that the call stands on.
+func until(in *interceptors.Interaction) time.Time {
+	if leaf := in.Leaf(); leaf != nil && leaf.Expires().Before(in.Until()) {
+		return leaf.Expires()
+	}
+	return in.Until()
+}
+
+// authored turns an author's own status into the core's words, so that the record names the code that the peer sees. Its text
+// travels without a label: it is kept back when the conversation has read anything less than attested.
+func authored(in *interceptors.Interaction, err error) error {
+	s, ok := err.(interface{ GRPCStatus() *status.Status }) //nolint:errorlint // only the handler's own error, not what it wraps.
+	if !ok || s.GRPCStatus().Code() == codes.OK || s.GRPCStatus().Code() == codes.Unknown {
+		return err
+	}
+	code, text := interceptors.Code(s.GRPCStatus().Code()), s.GRPCStatus().Message()
+	if talk := in.Conversation(); talk != nil && talk.Label().Integrity < v1.Integrity_INTEGRITY_ATTESTED {
+		text = (&interceptors.Denial{Code: code}).Message()
+	}
+	return interceptors.Public(code, "%s", text)
 }
 
 // result makes the RESULT frame: the reply, its label, what the handler attached, and where the intent was recorded.
@@ -158,6 +183,9 @@ func result(in *interceptors.Interaction, resp proto.Message, sent *headers) (*v
 	}
 	if pos := in.Position(); pos != nil {
 		out.Audit = pos.Proto()
+	}
+	if n := proto.Size(out); n > interceptors.MaxEnvelope {
+		return nil, interceptors.Refuse(v1.Reason_REASON_LIMIT, fmt.Errorf("reply of %d bytes with its references", n))
 	}
 	return out, nil
 }

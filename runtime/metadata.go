@@ -67,8 +67,8 @@ func fromPairs(pairs []*v1.Pair) metadata.MD {
 	return md
 }
 
-// headers collects what a handler sends as header and trailer, as grpc.ServerTransportStream asks; a carried reply has one place
-// for both.
+// headers collects what a handler sends as header and trailer, as grpc.ServerTransportStream asks. A carried reply has one place for
+// both: a caller that asks for either gets all of it.
 type headers struct {
 	method string
 	mu     sync.Mutex

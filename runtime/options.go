@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -40,8 +41,8 @@ func Share(refs ...*v1.ContextRef) grpc.CallOption { return attachOption{refs: r
 // ReplyRefs stores the context references that the callee attached to its reply.
 func ReplyRefs(refs *[]*v1.ContextRef) grpc.CallOption { return replyRefsOption{refs: refs} }
 
-// Opaque stores the references of the reply and leaves the reply itself unread: the caller's conversation keeps its label, so it
-// may pass content on that it could not afford to read.
+// Opaque stores the references of the reply and leaves the reply itself unread, its header and trailer too: the caller's
+// conversation keeps its label, so it may pass content on that it could not afford to read.
 func Opaque(refs *[]*v1.ContextRef) grpc.CallOption {
 	return replyRefsOption{refs: refs, opaque: true}
 }
@@ -68,6 +69,29 @@ func callOptions(opts []grpc.CallOption) (*options, error) {
 		}
 	}
 	return o, nil
+}
+
+// stream returns the options of a guarded gRPC stream, which has a header and a trailer of its own.
+func (o *options) stream() []grpc.CallOption {
+	out := slices.Clone(o.grpc)
+	if o.header != nil {
+		out = append(out, grpc.Header(o.header))
+	}
+	if o.trailer != nil {
+		out = append(out, grpc.Trailer(o.trailer))
+	}
+	return out
+}
+
+// ready returns those that say whether to wait for the callee, for what goes before the call itself.
+func (o *options) ready() []grpc.CallOption {
+	var out []grpc.CallOption
+	for _, opt := range o.grpc {
+		if _, ok := opt.(grpc.FailFastCallOption); ok {
+			out = append(out, opt)
+		}
+	}
+	return out
 }
 
 // Refs returns the context references that came with the call.

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -75,9 +76,25 @@ func refusalOf(err error) error {
 		if reason == 0 || err != nil || len(id) != 16 {
 			continue
 		}
-		return &Refusal{Reason: reason, DecisionID: id, status: s}
+		// Built anew, because a refusal has no words: a peer's text in it would reach the caller past every label.
+		d := &interceptors.Denial{
+			Code: interceptors.Code(s.Code()), Reason: reason, DecisionID: [16]byte(id), RetryAfter: retryAfter(s),
+		}
+		return &Refusal{Reason: reason, DecisionID: id, status: enforcegrpc.Status(d)}
 	}
 	return &remoteStatus{s}
+}
+
+// maxRetryAfter bounds how long a peer may ask its caller to wait.
+const maxRetryAfter = time.Minute
+
+func retryAfter(s *status.Status) time.Duration {
+	for _, detail := range s.Details() {
+		if info, ok := detail.(*errdetails.RetryInfo); ok {
+			return min(max(info.GetRetryDelay().AsDuration(), 0), maxRetryAfter)
+		}
+	}
+	return 0
 }
 
 // CodeOf returns the status code that a call ended with.

@@ -3,13 +3,15 @@ package runtime
 import (
 	"context"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/resolver"
 
 	"github.com/safeconduct/safeconduct/identity"
 )
 
-// locator resolves a SPIFFE ID to the address that its workload announced, and asks again when grpc could not connect.
+// locator resolves a SPIFFE ID to the address that its workload announced. It asks again when grpc could not connect, and by itself
+// while there is no answer, because grpc does not ask a resolver again that has reported an error.
 type locator struct {
 	trust Trust
 	id    identity.AgentID
@@ -38,19 +40,28 @@ type located struct {
 
 func (r *located) run(ctx context.Context) {
 	defer r.wg.Done()
+	wait := minRetry
+	again := time.NewTimer(wait)
+	again.Stop()
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-r.ask:
+		case <-again.C:
 		}
 		lctx, cancel := context.WithTimeout(ctx, startTimeout)
 		addr, err := r.trust.Locate(lctx, r.id)
 		cancel()
 		if err != nil {
-			r.cc.ReportError(err) // grpc backs off and asks again
+			r.cc.ReportError(err)
+			again.Reset(wait)
+			wait = min(2*wait, maxRetry)
 			continue
 		}
+		wait = minRetry
+		again.Stop()
 		_ = r.cc.UpdateState(resolver.State{Addresses: []resolver.Address{{Addr: addr, ServerName: r.id.DNSName()}}})
 	}
 }

@@ -5,119 +5,237 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	rpcv1 "github.com/safeconduct/safeconduct/gen/safeconduct/rpc/v1"
+	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/interceptors"
 	"github.com/safeconduct/safeconduct/interceptors/enforcegrpc"
 	"github.com/safeconduct/safeconduct/policy"
 )
 
+// Bounds of the messages kept until the callee has answered, for the one case in which a stream is opened again.
+const (
+	maxHeldMessages = 16
+	maxHeldBytes    = 64 << 10
+)
+
 // NewStream implements grpc.ClientConnInterface: the chain is presented on the connection, and the stream carries a small envelope
 // with its reference in metadata. Everything received joins the caller's conversation as untrusted, because a plain stream has no
-// place for labels.
+// place for labels; for the same reason ReplyRefs and Opaque are not offered. When the connection was replaced between the two,
+// the callee does not know the reference; the stream is then opened again, once, unless more than 16 messages or 64 KiB were sent
+// before the callee answered: that is a [*Refusal], CHAIN_UNKNOWN.
 func (c *Conn) NewStream(ctx context.Context, _ *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	o, err := callOptions(opts)
 	if err != nil {
 		return nil, err
 	}
+	if o.refs != nil {
+		return nil, status.Error(codes.Unimplemented, "call options ReplyRefs and Opaque are not supported on a stream, which has no place for references")
+	}
 	m, err := c.lookup(method)
 	if err != nil {
 		return nil, err
 	}
-	env, parent, err := c.envelope(ctx, m, nil, o.forStream())
+	env, parent, err := c.envelope(ctx, m, nil, o)
 	if err != nil {
 		return nil, err
 	}
-	if parent != nil {
-		res, err := c.client.Present(ctx, &rpcv1.PresentRequest{Chain: env.GetChain()})
-		if err != nil {
-			return nil, refusalOf(err)
-		}
-		env.Chain, env.ChainRef, env.Intent.Resource = nil, res.GetChainRef(), nil
-	}
-	env.Metadata = nil // the application's own metadata travels as such
-	raw, err := proto.Marshal(env)
-	if err != nil || len(raw) > interceptors.MaxMetadata {
-		return nil, refusalOf(errors.Join(err, errEnvelopeSize))
-	}
-	out, err := c.agent.enforcer.OpenOutgoing(ctx, c.peer, env, leafOf(parent), m)
+	env.Metadata, env.Intent.Resource = nil, nil // the application's metadata travels as such; the callee derives the resource
+	out, err := c.open(ctx, env, parent, m)
 	if err != nil {
-		return nil, refusalOf(err)
+		return nil, err
 	}
-	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(ctx, enforcegrpc.EnvelopeKey, string(raw)))
-	desc := &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
-	inner, err := c.cc.NewStream(ctx, desc, method, o.grpc...)
-	if err != nil {
-		cancel()
+	ctx, cancel := context.WithCancel(ctx)
+	s := &callerStream{conn: c, ctx: ctx, cancel: cancel, out: out, parent: parent, method: m, env: env, options: o}
+	if err := s.start(); err != nil {
 		err = refusalOf(err)
-		return nil, errors.Join(err, out.Close(err, nil, 0))
+		s.end(err)
+		return nil, err
 	}
-	s := &callerStream{ClientStream: inner, cancel: cancel, out: out, parent: parent, serverStreams: m.ServerStream}
 	context.AfterFunc(ctx, func() { s.end(context.Cause(ctx)) })
 	return s, nil
 }
 
 var errEnvelopeSize = errors.New("envelope does not fit into metadata")
 
-// forStream drops what a stream cannot carry.
-func (o *options) forStream() *options {
-	return &options{grpc: o.grpc}
+// callerStream is one stream as its caller sees it. It records the outcome once, however the stream ends.
+type callerStream struct {
+	conn    *Conn
+	ctx     context.Context //nolint:containedctx // a grpc.ClientStream carries its context; it dies with the call.
+	cancel  context.CancelFunc
+	out     *interceptors.Outgoing
+	parent  *interceptors.Interaction
+	method  *interceptors.Method
+	env     *v1.Envelope // with the whole chain
+	options *options
+	inner   atomic.Pointer[grpc.ClientStream]
+	heard   atomic.Bool // the callee has answered
+	once    sync.Once
+	bytesIn atomic.Int64
+
+	mu     sync.Mutex // of sending, and of opening again
+	held   []any
+	bytes  int
+	over   bool // more was sent than is held
+	half   bool
+	second bool
 }
 
-// callerStream records the outcome of a stream once, however it ends.
-type callerStream struct {
-	grpc.ClientStream
-	cancel        context.CancelFunc
-	out           *interceptors.Outgoing
-	parent        *interceptors.Interaction
-	serverStreams bool
-	once          sync.Once
-	mu            sync.Mutex
-	bytesIn       int
+var _ grpc.ClientStream = (*callerStream)(nil)
+
+// start presents the chain and opens the stream.
+func (s *callerStream) start() error {
+	env := proto.CloneOf(s.env)
+	if s.parent != nil {
+		res, err := s.conn.client.Present(s.ctx, &rpcv1.PresentRequest{Chain: env.GetChain()}, s.options.ready()...)
+		if err != nil {
+			return err
+		}
+		env.Chain, env.ChainRef = nil, res.GetChainRef()
+	}
+	raw, err := proto.Marshal(env)
+	if err != nil {
+		return err
+	}
+	if len(raw) > interceptors.MaxMetadata {
+		return status.Error(codes.InvalidArgument, errEnvelopeSize.Error())
+	}
+	desc := &grpc.StreamDesc{ClientStreams: s.method.ClientStream, ServerStreams: s.method.ServerStream}
+	ctx := metadata.AppendToOutgoingContext(s.ctx, enforcegrpc.EnvelopeKey, string(raw))
+	inner, err := s.conn.cc.NewStream(ctx, desc, s.method.Procedure, s.options.stream()...)
+	if err != nil {
+		return err
+	}
+	s.inner.Store(&inner)
+	return nil
 }
+
+func (s *callerStream) stream() grpc.ClientStream { return *s.inner.Load() }
+
+// Context implements grpc.ClientStream.
+func (s *callerStream) Context() context.Context { return s.stream().Context() }
+
+// SendMsg implements grpc.ClientStream. The message must not be changed until the callee has answered.
+func (s *callerStream) SendMsg(m any) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if pm, ok := m.(proto.Message); ok && !s.heard.Load() && !s.over {
+		s.bytes += proto.Size(pm)
+		s.over = len(s.held) == maxHeldMessages || s.bytes > maxHeldBytes
+		s.held = append(s.held, m)
+	}
+	if s.over || s.heard.Load() {
+		s.held = nil
+	}
+	err := s.stream().SendMsg(m)
+	if errors.Is(err, io.EOF) && s.mayReopen() {
+		return nil // RecvMsg finds out why, and sends it again or reports it
+	}
+	return s.local(err)
+}
+
+// local translates a failure to send; io.EOF says that RecvMsg knows more.
+func (s *callerStream) local(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	err = refusalOf(err)
+	s.end(err)
+	return err
+}
+
+// CloseSend implements grpc.ClientStream.
+func (s *callerStream) CloseSend() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.half = true
+	return s.local(s.stream().CloseSend())
+}
+
+// Header implements grpc.ClientStream.
+func (s *callerStream) Header() (metadata.MD, error) {
+	md, err := s.stream().Header()
+	s.taint()
+	return md, refusalOf(err)
+}
+
+// Trailer implements grpc.ClientStream.
+func (s *callerStream) Trailer() metadata.MD { return s.stream().Trailer() }
 
 // RecvMsg implements grpc.ClientStream.
 func (s *callerStream) RecvMsg(m any) error {
-	err := s.ClientStream.RecvMsg(m)
-	if err != nil {
-		if errors.Is(err, io.EOF) {
-			s.end(nil)
-			return err
-		}
+	err := s.stream().RecvMsg(m)
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = refusalOf(err)
-		s.end(err)
-		return err
+		if s.lost(err) && s.reopen() {
+			return s.RecvMsg(m)
+		}
 	}
+	s.heard.Store(true)
+	s.taint()
+	switch {
+	case errors.Is(err, io.EOF):
+		s.end(nil)
+	case err != nil:
+		s.end(err)
+	default:
+		if pm, ok := m.(proto.Message); ok {
+			s.bytesIn.Add(int64(proto.Size(pm)))
+		}
+		if !s.method.ServerStream { // the one reply came with the status
+			s.end(nil)
+		}
+	}
+	return err
+}
+
+// lost reports whether the callee does not know the chain reference, because the connection is not the one it was presented on.
+func (s *callerStream) lost(err error) bool {
+	var r *Refusal
+	return errors.As(err, &r) && r.Reason == v1.Reason_REASON_CHAIN_UNKNOWN
+}
+
+func (s *callerStream) mayReopen() bool { return !s.second && !s.over && !s.heard.Load() && s.ctx.Err() == nil }
+
+// reopen opens the stream again, with the same envelope: CHAIN_UNKNOWN is decided before the envelope's id is spent.
+func (s *callerStream) reopen() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.mayReopen() {
+		return false
+	}
+	s.second = true
+	if s.start() != nil {
+		return false
+	}
+	for _, m := range s.held {
+		if s.stream().SendMsg(m) != nil {
+			return true // RecvMsg finds out why
+		}
+	}
+	if s.half {
+		_ = s.stream().CloseSend() // RecvMsg finds out why
+	}
+	return true
+}
+
+// taint joins what the callee sent to the caller's conversation.
+func (s *callerStream) taint() {
 	if s.parent != nil && s.parent.Conversation() != nil {
 		s.parent.Conversation().Taint(policy.Label{})
 	}
-	if pm, ok := m.(proto.Message); ok {
-		s.mu.Lock()
-		s.bytesIn += proto.Size(pm)
-		s.mu.Unlock()
-	}
-	if !s.serverStreams {
-		// The single reply of a client stream is followed by the status.
-		if err := s.ClientStream.RecvMsg(m); !errors.Is(err, io.EOF) {
-			err = refusalOf(err)
-			s.end(err)
-			return err
-		}
-		s.end(nil)
-	}
-	return nil
 }
 
 func (s *callerStream) end(err error) {
 	s.once.Do(func() {
-		s.mu.Lock()
-		n := s.bytesIn
-		s.mu.Unlock()
-		_ = s.out.Close(err, nil, n) // the stream is over: there is no call left to fail
+		_ = s.out.Close(err, nil, int(s.bytesIn.Load())) // the stream is over: there is no call left to fail
 		s.cancel()
 	})
 }

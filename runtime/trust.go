@@ -42,10 +42,11 @@ type remoteTrust struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu    sync.RWMutex
-	view  bundleView
-	next  chan struct{}
-	ready chan struct{}
+	mu      sync.RWMutex
+	view    bundleView
+	address string // announced
+	next    chan struct{}
+	ready   chan struct{}
 }
 
 // bundleView is one verified trust bundle.
@@ -101,12 +102,21 @@ func dialTrust(ctx context.Context, self identity.AgentID, src identity.Source, 
 
 // follow keeps one watch open until ctx ends.
 func (t *remoteTrust) follow(ctx context.Context, failed func(error)) {
-	wait := minRetry
+	wait, lost := minRetry, false
 	for ctx.Err() == nil {
-		err := t.watch(ctx, func() { wait = minRetry })
+		err := t.watch(ctx, func() {
+			wait = minRetry
+			if lost { // an authority that has started again knows no addresses
+				t.mu.RLock()
+				address := t.address
+				t.mu.RUnlock()
+				lost = address != "" && t.Announce(ctx, address) != nil
+			}
+		})
 		if ctx.Err() != nil {
 			return
 		}
+		lost = true
 		failed(err)
 		t.log.WarnContext(ctx, "authority unreachable; the last trust bundle stays in force", slog.String("error", err.Error()))
 		select {
@@ -291,12 +301,17 @@ func (t *remoteTrust) Locate(ctx context.Context, id identity.AgentID) (string, 
 
 // Announce implements Trust.
 func (t *remoteTrust) Announce(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	_, err := t.client.Announce(ctx, &rpcv1.AnnounceRequest{
 		Address: address, Envelope: t.envelope(rpcv1.AuthorityService_Announce_FullMethodName),
-	})
+	}, grpc.WaitForReady(true))
 	if err != nil {
 		return fmt.Errorf("announcing %s: %w", address, err)
 	}
+	t.mu.Lock()
+	t.address = address
+	t.mu.Unlock()
 	return nil
 }
 

@@ -33,6 +33,15 @@ func logDirs(cmd *cobra.Command, given []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	out, err := auditDirs(dir)
+	if err == nil && len(out) == 0 {
+		err = usagef("no audit logs below %s; name their folders, or the state folder with --dir", filepath.Join(dir, "audit"))
+	}
+	return out, err
+}
+
+// auditDirs returns every folder below DIR/audit that holds a log.
+func auditDirs(dir string) ([]string, error) {
 	root := filepath.Join(dir, "audit")
 	all, err := os.ReadDir(root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -43,9 +52,6 @@ func logDirs(cmd *cobra.Command, given []string) ([]string, error) {
 		if dir := filepath.Join(root, e.Name()); e.IsDir() && hasSegments(dir) {
 			out = append(out, dir)
 		}
-	}
-	if len(out) == 0 {
-		return nil, usagef("no audit logs below %s; name their folders, or the state folder with --dir", root)
 	}
 	return out, nil
 }

@@ -60,11 +60,16 @@ func launch(child *exec.Cmd, admit func(pid int) error) error {
 	tty := isTerminal(os.Stdin)
 	var p *os.Process
 	for {
+		// Until the child runs, signals wait in their channel.
+		var arrived <-chan os.Signal
+		if p != nil {
+			arrived = signals
+		}
 		select {
 		case p = <-running:
 			running = nil
-		case sig := <-signals:
-			if p != nil && (!tty || !fromTerminal(sig)) {
+		case sig := <-arrived:
+			if !tty || !fromTerminal(sig) {
 				_ = p.Signal(sig) // it may have ended
 			}
 		case err := <-ended:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/safeconduct/safeconduct/audit"
 	rpcv1 "github.com/safeconduct/safeconduct/gen/safeconduct/rpc/v1"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
+	"github.com/safeconduct/safeconduct/runtime"
 )
 
 func newMemoryGet() *cobra.Command {
@@ -33,6 +35,9 @@ func newMemoryGet() *cobra.Command {
 			}
 			return who.call(cmd, args, func(ctx context.Context, c rpcv1.MemoryServiceClient) error {
 				r, err := c.Get(ctx, &rpcv1.GetRequest{Ns: ns, Refs: []*v1.KeyRef{ref}, HeaderOnly: header})
+				if isAbsent(err) {
+					return fmt.Errorf("nothing at %s %s that this agent may read: %w", args[0], args[1], err)
+				}
 				if err != nil {
 					return err
 				}
@@ -49,6 +54,11 @@ func newMemoryGet() *cobra.Command {
 	f.BoolVar(&header, "header", false, "print version, label and author instead of the value")
 	f.BoolVar(&asJSON, "json", false, "print the entry as JSON, its value in base64")
 	return cmd
+}
+
+func isAbsent(err error) bool {
+	var r *runtime.Refusal
+	return errors.As(err, &r) && r.Reason == v1.Reason_REASON_NOT_FOUND
 }
 
 func sayEntry(cmd *cobra.Command, e *v1.Entry, header, asJSON bool) error {

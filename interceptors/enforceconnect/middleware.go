@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"connectrpc.com/connect"
+
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/identity"
 	"github.com/safeconduct/safeconduct/interceptors"
@@ -64,10 +66,32 @@ func Middleware(e *interceptors.Enforcer, next http.Handler) http.Handler {
 		r = r.WithContext(context.WithValue(r.Context(), edgeKey{}, ed))
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		defer ed.release()
-		next.ServeHTTP(w, r)
+		handler := next
+		if e.Methods().Lookup(r.URL.Path) == nil && !isCarrier(r.URL.Path) {
+			handler = unknown(e)
+		}
+		handler.ServeHTTP(w, r)
 		if !ed.seen {
 			_ = e.RefuseTransport(who, interceptors.Refuse(v1.Reason_REASON_TRANSPORT_REFUSED, errUnseen))
 		}
+	})
+}
+
+// unknown answers a method that no service has, in the caller's protocol: opened like any call, so that it is limited, refused and
+// recorded.
+func unknown(e *interceptors.Enforcer) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		protocol, _, _ := strings.Cut(strings.TrimPrefix(r.Header.Get("Content-Type"), "application/"), "+")
+		_, in, err := (&adapter{e}).open(r.Context(), r.URL.Path, strings.ReplaceAll(protocol, "-", ""), r.Header)
+		if err == nil {
+			err = interceptors.Refuse(v1.Reason_REASON_UNKNOWN_METHOD, nil)
+		}
+		in.Close(&err)
+		if writer := connect.NewErrorWriter(); writer.IsSupported(r) {
+			_ = writer.Write(w, r, Error(err))
+			return
+		}
+		http.NotFound(w, r)
 	})
 }
 

@@ -83,7 +83,7 @@ func isConstant(name string, value ast.Expr) bool {
 		return true
 	case *ast.UnaryExpr:
 		_, lit := v.X.(*ast.CompositeLit)
-		return lit && v.Op == token.AND && strings.HasPrefix(strings.ToLower(name), "err")
+		return lit && v.Op == token.AND && (strings.HasPrefix(strings.ToLower(name), "err") || strings.HasSuffix(name, "Table"))
 	case *ast.CallExpr:
 		switch fun := v.Fun.(type) {
 		case *ast.ArrayType: // a conversion, such as []byte("prefix")

@@ -112,7 +112,7 @@ func (c *checker) checkTestRoomImports() {
 		}
 		allowed := false
 		for room, may := range testRoomImporters {
-			allowed = allowed || inRoom(c.pkg, room) && slices.Contains(may, to)
+			allowed = allowed || inRoom(c.pkg, room) && inAny(to, may)
 		}
 		if !allowed {
 			c.failf("imports %s: only tests may import a test room", to)

@@ -44,6 +44,7 @@ var guards = []guard{
 	{room: "gen/safeconduct/v1", modules: []string{"github.com/planetscale/vtprotobuf"}},
 	{room: "proto"},
 	{room: "examples/incident/logs"},
+	{room: "internal/mutant"},
 	{room: "internal/boltfile", bbolt: direct, modules: []string{"golang.org/x/sys"}},
 	{room: "identity", spiffe: spiffeBase},
 	{room: "identity/token", spiffe: []string{"spiffeid"}, modules: []string{"github.com/go-jose/go-jose/v4"}},
@@ -67,9 +68,11 @@ var guards = []guard{
 	{room: "internal/revfeed", grpc: direct, http: reached},
 	{
 		room: "runtime", grpc: direct, connect: direct, http: direct, bbolt: direct,
-		spiffe:  append([]string{"workloadapi", "spiffetls/tlsconfig"}, spiffeBase...),
-		modules: []string{"go.opentelemetry.io/otel"},
+		spiffe: append([]string{"workloadapi", "spiffetls/tlsconfig"}, spiffeBase...),
+		// genproto: refusals of others are read from their ErrorInfo.
+		modules: []string{"go.opentelemetry.io/otel", "google.golang.org/genproto/googleapis/rpc"},
 	},
+	{room: "runtime/model", http: direct},
 	{room: "runtime/memoryserver", grpc: reached, connect: reached, http: reached, bbolt: reached},
 	{room: "runtime/mailboxtest", grpc: reached, connect: reached, http: reached, bbolt: reached},
 	{room: "runtime/agenttest", grpc: reached, connect: reached, http: reached, bbolt: reached},
@@ -79,12 +82,27 @@ var guards = []guard{
 		room: "authority", grpc: direct, connect: direct, http: direct, bbolt: direct,
 		// proto/spiffe/workload: the stubs of the Workload API, which the authority serves.
 		spiffe: append([]string{"workloadapi", "spiffetls/tlsconfig", "proto/spiffe/workload"}, spiffeBase...),
-		// x/sys: the credentials of a Unix socket's peer.
-		modules: []string{"golang.org/x/sys"},
+		// x/sys: the credentials of a Unix socket's peer; genproto: the operator's refusals carry an ErrorInfo.
+		modules: []string{"golang.org/x/sys", "google.golang.org/genproto/googleapis/rpc"},
 	},
 	{room: "authority/postgres", grpc: reached, connect: reached, http: reached, bbolt: reached, modules: []string{"github.com/jackc/pgx/v5"}},
 	{room: "internal/console", connect: reached, http: direct},
-	{room: "cmd/safeconduct/...", grpc: reached, connect: reached, http: reached, bbolt: reached},
+	{room: "internal/plane", grpc: reached, connect: reached, http: reached, bbolt: reached},
+	{
+		room: "internal/operator", grpc: direct, http: reached,
+		modules: []string{"google.golang.org/genproto/googleapis/rpc"},
+	},
+	{
+		// A raw client: it must not be stopped by our own.
+		room: "internal/intruder", grpc: direct, connect: reached, http: reached, bbolt: reached,
+		spiffe:  append([]string{"workloadapi", "proto/spiffe/workload"}, spiffeBase...),
+		modules: []string{"google.golang.org/genproto/googleapis/rpc"},
+	},
+	{
+		room: "cmd/safeconduct/...", grpc: reached, connect: reached, http: reached, bbolt: reached,
+		// cobra and pflag: the command line; x/sys: terminals and memory files.
+		modules: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/sys"},
+	},
 	{room: "examples/...", grpc: reached, connect: reached, http: reached, bbolt: reached},
 }
 

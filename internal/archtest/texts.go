@@ -11,10 +11,10 @@ import (
 // foreignPaths are absolute paths of somebody's machine. They are written so that this file does not match.
 var foreignPaths = regexp.MustCompile(`(?:^|[^\w./-])(/(?:root|tmp/bash\w*|work/(?:main|shared)|home/[a-z][\w-]*|Users/\w+))(?:/|\b)`)
 
-// CheckText returns the violations in one tracked file: absolute paths of the machine it was written on. Binary files and
-// checksum files are passed over.
+// CheckText returns the violations in one tracked file: absolute paths of the machine it was written on. Binary files,
+// checksum files and test data are passed over.
 func CheckText(name string, text []byte) []string {
-	if path.Base(name) == "go.sum" || bytes.IndexByte(text, 0) >= 0 {
+	if path.Base(name) == "go.sum" || strings.Contains(name, "/testdata/") || bytes.IndexByte(text, 0) >= 0 {
 		return nil
 	}
 	var out []string

@@ -94,7 +94,7 @@ func newDouble(t *testing.T, answer func(context.Context, int) error, wrap ...fu
 	local := grpc.NewServer()
 	rpcv1.RegisterOperatorServiceServer(local, d)
 	workloadpb.RegisterSpiffeWorkloadAPIServer(local, d)
-	dir, err := os.MkdirTemp("", "sc")
+	dir, err := os.MkdirTemp("", "sc") //nolint:usetesting // t.TempDir has the test's name in its path, too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}

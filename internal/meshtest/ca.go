@@ -62,7 +62,8 @@ func (c *CA) Issue(tb testing.TB, id identity.AgentID, ttl time.Duration, change
 	key := newKey(tb)
 	tmpl := &x509.Certificate{
 		SerialNumber: newSerial(tb), URIs: []*url.URL{id.ID().URL()}, DNSNames: []string{id.DNSName()},
-		NotBefore: c.now().Add(-backdate), NotAfter: c.now().Add(ttl),
+		// TLS knows the real clock only, which stands behind that of a World that has moved.
+		NotBefore: time.Now().Add(-backdate), NotAfter: c.now().Add(ttl),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -15,11 +16,14 @@ import (
 const (
 	// maxAnswer lets a list of the largest registry through: 4096 agents of at most 2 KiB, and a margin.
 	maxAnswer = 16 << 20
+	// callTimeout bounds one call: the longest, AdmitWorkload, hashes an executable of at most 1 GiB.
+	callTimeout = 30 * time.Second
 	// maxSocketPath is what fits sun_path on Linux: 108 bytes with the closing zero.
 	maxSocketPath = 107
 )
 
-// Client calls OperatorService. It is safe for concurrent use. Errors of its calls wrap ErrUnreachable, or are an [*Error].
+// Client calls OperatorService. It is safe for concurrent use. A call ends after 30 s at the latest; its errors wrap ErrUnreachable
+// or are an [*Error].
 type Client struct {
 	path string
 	conn *grpc.ClientConn
@@ -88,6 +92,8 @@ func (c *Client) Status(ctx context.Context) (*rpcv1.StatusResponse, error) {
 }
 
 func call[Req, Resp any](ctx context.Context, c *Client, fn func(context.Context, Req, ...grpc.CallOption) (Resp, error), r Req) (Resp, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	resp, err := fn(ctx, r)
 	return resp, c.unwrap(err)
 }

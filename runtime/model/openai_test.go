@@ -282,7 +282,7 @@ func TestKeyIsNeverShown(t *testing.T) {
 		l := slog.New(h)
 		l.InfoContext(t.Context(), "model", slog.Any("model", o), slog.Any("pointer", &o))
 	}
-	encoded, err := json.Marshal(o)
+	encoded, err := json.Marshal(model.OpenAI{URL: "https://models.test/v1", Model: "small", Key: key, Client: http.DefaultClient})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,5 +303,34 @@ func TestKeyIsNeverShown(t *testing.T) {
 	}
 	if !strings.Contains(shown, `model "small" at https://models.test/v1`) {
 		t.Errorf("the model is not described in %s", shown)
+	}
+}
+
+// endless is a response that never ends. It counts what is read of it.
+type endless struct{ read, closed atomic.Int64 }
+
+func (e *endless) RoundTrip(*http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: http.StatusOK, Body: e, Header: http.Header{}}, nil
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	e.read.Add(int64(len(p)))
+	return copy(p, bytes.Repeat([]byte(" "), len(p))), nil
+}
+
+func (e *endless) Close() error {
+	e.closed.Add(1)
+	return nil
+}
+
+func TestAnswerIsReadUpToTheBound(t *testing.T) {
+	t.Parallel()
+	var e endless
+	o := model.OpenAI{URL: "https://models.test/v1", Model: "small", Client: &http.Client{Transport: &e}}
+	if _, err := o.Complete(t.Context(), model.Prompt{User: "u"}); !errors.Is(err, model.ErrEndpoint) {
+		t.Errorf("Complete = %v, want %v", err, model.ErrEndpoint)
+	}
+	if n := e.read.Load(); n > 1<<20+1 || e.closed.Load() != 1 {
+		t.Errorf("read %d bytes and closed %d times, want at most one more than 1 MiB and once", n, e.closed.Load())
 	}
 }

@@ -18,8 +18,8 @@ const (
 	removed = "(removed)"
 )
 
-// markerLike is every marker that was or will be drawn, in any spelling that a model may take for one.
-var markerLike = regexp.MustCompile(`(?i)\[+\s*(?:begin|end)\s+untrusted\b[^\[\]\n]{0,80}\]+`)
+// markerLike is every marker that was or will be drawn, closed or not, in spellings that a model may take for one.
+var markerLike = regexp.MustCompile(`(?i)\[+\s*(?:begin|end)\s+untrusted\b[^\[\]\n]{0,80}\]*`)
 
 // Prompt is one question to a model. System and User are the agent's own words; whatever came from somewhere else belongs in
 // Untrusted, each text by itself.
