@@ -13,7 +13,8 @@ import (
 )
 
 // Leaf is the verified facts of a chain as of its last statement. Only a Verifier makes one; the zero value fails Recheck.
-// It is immutable and safe for concurrent use. Accessors return copies, so that no caller can widen what others share.
+// It is immutable and safe for concurrent use. Accessors return copies, Links one that is kept for records only, so that no caller can
+// widen what others share.
 type Leaf struct {
 	owner  *Verifier
 	parent *Leaf // nil for a grant
@@ -30,6 +31,7 @@ type Leaf struct {
 	generation generation
 	handles    [][32]byte
 	epoch      atomic.Uint64 // revocation epoch of the last look; memory of a look, not a fact of the chain
+	links      atomic.Pointer[[]*v1.ChainLink] // what Links made
 }
 
 // root is what only the grant says.
@@ -127,8 +129,12 @@ func (x *Leaf) Covers(action string, resource []string) bool {
 	return false
 }
 
-// Links returns the chain for the audit log, the grant first.
+// Links returns the chain for the audit log, the grant first. It is made once and shared by all records of the chain: the caller
+// must not change it. Nothing is decided by it.
 func (x *Leaf) Links() []*v1.ChainLink {
+	if made := x.links.Load(); made != nil {
+		return *made
+	}
 	var links []*v1.ChainLink
 	if x.owner != nil {
 		links = make([]*v1.ChainLink, x.position+1)
@@ -138,6 +144,7 @@ func (x *Leaf) Links() []*v1.ChainLink {
 				Depth: at.depth, ExpiresAtMs: at.expires, Capabilities: cloneCapabilities(at.caps),
 			}
 		}
+		x.links.Store(&links)
 	}
 	return links
 }

@@ -157,7 +157,12 @@ func MatchDelegate(pattern string, id AgentID) bool {
 	if id.tenant.IsZero() {
 		return false
 	}
-	return prefix == "spiffe://"+id.TrustDomain().Name()+"/tenant/"+id.tenant.name+"/agent"
+	// Policy asks this for every row on every call, so the prefix is taken apart and not built.
+	rest, scheme := strings.CutPrefix(prefix, "spiffe://")
+	rest, domain := strings.CutPrefix(rest, id.TrustDomain().Name())
+	rest, word := strings.CutPrefix(rest, "/tenant/")
+	rest, tenant := strings.CutPrefix(rest, id.tenant.name)
+	return scheme && domain && word && tenant && rest == "/agent"
 }
 
 // ValidDelegatePattern reports whether pattern is one that MatchDelegate can match.

@@ -105,7 +105,7 @@ func (a *Agent) build(run context.Context, life time.Duration) error {
 	}
 	updates := &generation{}
 	a.verifier, err = delegation.NewVerifier(delegation.Config{
-		Self: a.id, Keys: a.trust, Bundles: a.src, BundleGeneration: updates.Load, Now: a.cfg.Now,
+		Self: a.id, Keys: a.trust.Keys(), Bundles: a.src, BundleGeneration: updates.Load, Now: a.cfg.Now,
 	})
 	if err != nil {
 		return err
@@ -210,16 +210,22 @@ func (a *Agent) applyTable(ctx context.Context) {
 	}
 }
 
-// followBundles moves the generation that cached chain verifications belong to.
+// followBundles moves the generation that cached chain verifications belong to, when the roots of the own trust domain change. A
+// rotation of the own SVID alone changes nothing that was verified.
 func (a *Agent) followBundles(ctx context.Context, g *generation) {
 	defer a.wg.Done()
+	old, _ := a.src.GetX509BundleForTrustDomain(a.id.TrustDomain()) // nil differs from the first one that arrives
 	for {
 		updated := a.src.Updated()
+		bundle, err := a.src.GetX509BundleForTrustDomain(a.id.TrustDomain())
+		if err != nil || old == nil || !bundle.Equal(old) {
+			old = bundle
+			g.Add(1)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-updated:
-			g.Add(1)
 		}
 	}
 }

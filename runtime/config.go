@@ -59,7 +59,9 @@ type Config struct {
 // Implementations are safe for concurrent use.
 type Trust interface {
 	identity.Registry
-	delegation.KeyView
+	// Keys returns the keys that verify grants. Its generation moves when keys do, and not with the registry: verified chains are
+	// cached under it.
+	Keys() delegation.KeyView
 	// Table returns the capability table in force, nil when there is none.
 	Table() *policy.Table
 	// Changed returns a channel that is closed at the next change.

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
@@ -41,6 +42,7 @@ type Conn struct {
 	agent  *Agent
 	peer   identity.AgentID
 	cc     *grpc.ClientConn
+	find   *locator
 	client rpcv1.ExchangeServiceClient
 	// methods caches what the called methods declare.
 	methods *interceptors.Methods
@@ -64,8 +66,9 @@ func (a *Agent) Dial(peer string) (*Conn, error) {
 	if c := a.conns[id]; c != nil {
 		return c, nil
 	}
+	find := &locator{trust: a.trust, id: id}
 	cc, err := grpc.NewClient("safeconduct:///"+id.Name(),
-		grpc.WithResolvers(&locator{trust: a.trust, id: id}),
+		grpc.WithResolvers(find),
 		grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(a.src, id))),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(interceptors.MaxEnvelope), grpc.MaxCallSendMsgSize(interceptors.MaxEnvelope)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
@@ -76,7 +79,7 @@ func (a *Agent) Dial(peer string) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("runtime: dialing %s: %w", id, err)
 	}
-	c := &Conn{agent: a, peer: id, cc: cc, client: rpcv1.NewExchangeServiceClient(cc), methods: new(interceptors.Methods)}
+	c := &Conn{agent: a, peer: id, cc: cc, find: find, client: rpcv1.NewExchangeServiceClient(cc), methods: new(interceptors.Methods)}
 	a.conns[id] = c
 	return c, nil
 }
@@ -121,22 +124,9 @@ func (c *Conn) Invoke(ctx context.Context, method string, args, reply any, opts 
 }
 
 func (c *Conn) call(ctx context.Context, m *interceptors.Method, req, reply proto.Message, o *options) (err error) {
-	payload, err := proto.Marshal(req)
-	if err != nil {
-		return status.Errorf(codes.Internal, "marshalling the request: %v", err)
-	}
-	if len(payload) > interceptors.MaxPayload {
-		return status.Errorf(codes.ResourceExhausted, "request of %d bytes, at most %d; share it by context reference", len(payload), interceptors.MaxPayload)
-	}
-	env, parent, err := c.envelope(ctx, m, req, o)
+	env, parent, err := c.carry(ctx, m, req, o)
 	if err != nil {
 		return err
-	}
-	env.Kind, env.HalfClose, env.Payload, env.PayloadType = v1.FrameKind_FRAME_KIND_OPEN, true, payload, string(req.ProtoReflect().Descriptor().FullName())
-	sum := sha256.Sum256(payload)
-	env.Intent.ArgumentsDigest = sum[:]
-	if n := proto.Size(env); n > interceptors.MaxEnvelope {
-		return status.Errorf(codes.ResourceExhausted, "envelope of %d bytes, at most %d", n, interceptors.MaxEnvelope)
 	}
 	out, err := c.open(ctx, env, parent, m)
 	if err != nil {
@@ -166,6 +156,28 @@ func (c *Conn) taintError(parent *interceptors.Interaction, err error) {
 	}
 }
 
+// carry returns the envelope that carries req.
+func (c *Conn) carry(ctx context.Context, m *interceptors.Method, req proto.Message, o *options) (*v1.Envelope, *interceptors.Interaction, error) {
+	payload, err := proto.Marshal(req)
+	if err != nil {
+		return nil, nil, status.Errorf(codes.Internal, "marshalling the request: %v", err)
+	}
+	if len(payload) > interceptors.MaxPayload {
+		return nil, nil, status.Errorf(codes.ResourceExhausted, "request of %d bytes, at most %d; share it by context reference", len(payload), interceptors.MaxPayload)
+	}
+	env, parent, err := c.envelope(ctx, m, req, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	env.Kind, env.HalfClose, env.Payload, env.PayloadType = v1.FrameKind_FRAME_KIND_OPEN, true, payload, string(req.ProtoReflect().Descriptor().FullName())
+	sum := sha256.Sum256(payload)
+	env.Intent.ArgumentsDigest = sum[:]
+	if n := proto.Size(env); n > interceptors.MaxEnvelope {
+		return nil, nil, status.Errorf(codes.ResourceExhausted, "envelope of %d bytes, at most %d", n, interceptors.MaxEnvelope)
+	}
+	return env, parent, nil
+}
+
 // open records the intent to send env. A caller that gives up meanwhile still gets a pair of records: the wait for the disk is not
 // cut short, the call is.
 func (c *Conn) open(ctx context.Context, env *v1.Envelope, parent *interceptors.Interaction, m *interceptors.Method) (*interceptors.Outgoing, error) {
@@ -175,6 +187,7 @@ func (c *Conn) open(ctx context.Context, env *v1.Envelope, parent *interceptors.
 
 // deliver sends env and returns the RESULT.
 func (c *Conn) deliver(ctx context.Context, env *v1.Envelope, o *options) (*v1.Envelope, error) {
+	c.locate(ctx)
 	res, err := c.client.Deliver(ctx, env, o.grpc...)
 	if err != nil {
 		return nil, err
@@ -183,6 +196,13 @@ func (c *Conn) deliver(ctx context.Context, env *v1.Envelope, o *options) (*v1.E
 		return nil, status.Errorf(codes.Internal, "%s answered with frame %s", c.peer, res.GetKind())
 	}
 	return res, nil
+}
+
+// locate asks where the peer serves when the connection has ended since the last call.
+func (c *Conn) locate(ctx context.Context) {
+	if c.cc.GetState() == connectivity.Idle {
+		c.find.refresh(ctx)
+	}
 }
 
 // accept hands the reply over, after its label has joined the caller's conversation. An opaque reply is not read and taints nothing.
@@ -246,7 +266,7 @@ func (c *Conn) envelope(ctx context.Context, m *interceptors.Method, req proto.M
 			return nil, nil, status.FromContextError(context.DeadlineExceeded).Err()
 		}
 		env.DeadlineUnixMs = now.Add(min(left, messageLife)).UnixMilli()
-		env.TimeoutMs = uint32(min(left, 24*time.Hour).Milliseconds()) + 1 //nolint:gosec // G115: at most 24 h.
+		env.TimeoutMs = uint32(min(left+time.Millisecond, 24*time.Hour).Milliseconds()) //nolint:gosec // G115: at most 24 h.
 	}
 	if len(o.attach) > maxShared {
 		return nil, nil, status.Errorf(codes.InvalidArgument, "%d context references, at most %d", len(o.attach), maxShared)

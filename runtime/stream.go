@@ -92,6 +92,7 @@ var _ grpc.ClientStream = (*callerStream)(nil)
 
 // start presents the chain and opens the stream.
 func (s *callerStream) start() error {
+	s.conn.locate(s.ctx)
 	env := proto.CloneOf(s.env)
 	if s.parent != nil {
 		res, err := s.conn.client.Present(s.ctx, &rpcv1.PresentRequest{Chain: env.GetChain()}, s.options.ready()...)
@@ -202,7 +203,9 @@ func (s *callerStream) lost(err error) bool {
 	return errors.As(err, &r) && r.Reason == v1.Reason_REASON_CHAIN_UNKNOWN
 }
 
-func (s *callerStream) mayReopen() bool { return !s.second && !s.over && !s.heard.Load() && s.ctx.Err() == nil }
+func (s *callerStream) mayReopen() bool {
+	return !s.second && !s.over && !s.heard.Load() && s.ctx.Err() == nil
+}
 
 // reopen opens the stream again, with the same envelope: CHAIN_UNKNOWN is decided before the envelope's id is spent.
 func (s *callerStream) reopen() bool {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -35,6 +36,7 @@ const (
 // remoteTrust follows the authority's trust bundle over mTLS.
 type remoteTrust struct {
 	self   identity.AgentID
+	issuer string // of grants
 	now    func() time.Time
 	log    *slog.Logger
 	conn   *grpc.ClientConn
@@ -55,6 +57,8 @@ type bundleView struct {
 	keys   map[string]publishedKey
 	agents map[identity.AgentID]*identity.Record
 	table  *policy.Table
+	// keyGeneration moves when the keys differ from those of the bundle before.
+	keyGeneration uint64
 }
 
 type publishedKey struct {
@@ -78,7 +82,7 @@ func dialTrust(ctx context.Context, self identity.AgentID, src identity.Source, 
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	t := &remoteTrust{
-		self: self, now: now, log: log, conn: conn, client: rpcv1.NewAuthorityServiceClient(conn), cancel: cancel,
+		self: self, issuer: authority.String(), now: now, log: log, conn: conn, client: rpcv1.NewAuthorityServiceClient(conn), cancel: cancel,
 		next: make(chan struct{}), ready: make(chan struct{}),
 	}
 	var last error
@@ -229,6 +233,10 @@ func openBundle(d *v1.Dsse, self identity.AgentID, old bundleView) (bundleView, 
 			IntegrityCap: int32(a.GetIntegrityCap()), NotBeforeMs: a.GetNotBeforeMs(),
 		}
 	}
+	view.keyGeneration = old.keyGeneration
+	if !maps.EqualFunc(view.keys, old.keys, func(a, b publishedKey) bool { return a.equal(b) }) {
+		view.keyGeneration++
+	}
 	if b.GetTable() != nil {
 		table, err := policy.ParseTable(b.GetTable(), view.key(v1.KeyUse_KEY_USE_POLICY))
 		if err != nil {
@@ -237,6 +245,10 @@ func openBundle(d *v1.Dsse, self identity.AgentID, old bundleView) (bundleView, 
 		view.table = table
 	}
 	return view, nil
+}
+
+func (p publishedKey) equal(o publishedKey) bool {
+	return p.use == o.use && p.key.Equal(o.key) && p.notBefore.Equal(o.notBefore) && p.end.Equal(o.end)
 }
 
 func (v bundleView) key(use v1.KeyUse) func(string) (ed25519.PublicKey, bool) {
@@ -253,25 +265,38 @@ func (t *remoteTrust) Agent(id identity.AgentID) *identity.Record {
 	return t.view.agents[id]
 }
 
-// Generation implements identity.Registry and delegation.KeyView.
+// Generation implements identity.Registry.
 func (t *remoteTrust) Generation() uint64 {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.view.serial
 }
 
+// Keys implements Trust.
+func (t *remoteTrust) Keys() delegation.KeyView { return remoteKeys{t} }
+
+type remoteKeys struct{ t *remoteTrust }
+
+// Generation implements delegation.KeyView.
+func (k remoteKeys) Generation() uint64 {
+	k.t.mu.RLock()
+	defer k.t.mu.RUnlock()
+	return k.t.view.keyGeneration
+}
+
 // GrantKey implements delegation.KeyView: only the trust domain's own authority issues grants here.
-func (t *remoteTrust) GrantKey(issuer, keyID string, at time.Time) (ed25519.PublicKey, bool) {
-	if issuer != "spiffe://"+t.self.TrustDomain().Name()+"/service/authority" {
+func (k remoteKeys) GrantKey(issuer, keyID string, at time.Time) (ed25519.PublicKey, bool) {
+	t := k.t
+	if issuer != t.issuer {
 		return nil, false
 	}
 	t.mu.RLock()
-	k, ok := t.view.keys[keyID]
+	key, ok := t.view.keys[keyID]
 	t.mu.RUnlock()
-	if !ok || k.use != v1.KeyUse_KEY_USE_GRANT || at.Before(k.notBefore) || !k.end.IsZero() && !at.Before(k.end) {
+	if !ok || key.use != v1.KeyUse_KEY_USE_GRANT || at.Before(key.notBefore) || !key.end.IsZero() && !at.Before(key.end) {
 		return nil, false
 	}
-	return k.key, true
+	return key.key, true
 }
 
 // Table implements Trust.

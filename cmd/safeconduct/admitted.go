@@ -20,9 +20,9 @@ func addAdmitted(cmd *cobra.Command) {
 	_ = cmd.Flags().MarkHidden(flagAdmitted) // the flag exists
 }
 
-// actAs runs act in a process that stands for id: in this one when it is that process, otherwise in one that it starts with the same
-// command line.
-func actAs(cmd *cobra.Command, args []string, agent string, act func(*session, identity.AgentID) error) error {
+// actAs runs act in a process that stands for agent: in this one when it is that process, otherwise in one that it starts with the
+// same command line after check agrees.
+func actAs(cmd *cobra.Command, args []string, agent string, check func(identity.AgentID) error, act func(*session, identity.AgentID) error) error {
 	s, err := connect(cmd)
 	if err != nil {
 		return err
@@ -30,6 +30,9 @@ func actAs(cmd *cobra.Command, args []string, agent string, act func(*session, i
 	defer s.Close() //nolint:errcheck // nothing is lost with it
 	id, err := s.up.agentID(agent)
 	if err != nil {
+		return err
+	}
+	if err := check(id); err != nil {
 		return err
 	}
 	admitted, err := cmd.Flags().GetBool(flagAdmitted)

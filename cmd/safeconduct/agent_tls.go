@@ -27,7 +27,7 @@ speaks TLS as ID, and gets no new certificate when this one ends.`,
 		Example: `  safeconduct agent exec-tls acme/planner -- sh -c 'curl --cert "$SAFECONDUCT_CERT" --key "$SAFECONDUCT_KEY" --cacert "$SAFECONDUCT_BUNDLE" https://memory.service.safeconduct.local:7002/'`,
 		Args:    between(2, -1, "an agent and a command"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return actAs(cmd, args, args[0], func(s *session, id identity.AgentID) error { return s.execTLS(cmd, id, args[1:]) })
+			return actAs(cmd, args, args[0], func(identity.AgentID) error { return nil }, func(s *session, id identity.AgentID) error { return s.execTLS(cmd, id, args[1:]) })
 		},
 	}
 	addAdmitted(cmd)

@@ -86,8 +86,8 @@ func oneLine(err error) string {
 // decisionOf returns the decision id of a call that an enforcement core refused. The authority's own refusals say their cause.
 func decisionOf(err error) string {
 	var r *runtime.Refusal
-	if !errors.As(err, &r) || len(r.DecisionID) != 16 {
-		return ""
+	if !errors.As(err, &r) || len(r.DecisionID) != 16 || [16]byte(r.DecisionID) == [16]byte{} {
+		return "" // refused before there was anything to record
 	}
 	return fmt.Sprintf("%x", r.DecisionID)
 }

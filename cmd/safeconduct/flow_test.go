@@ -72,9 +72,9 @@ func TestFromUpToMemory(t *testing.T) {
 			t.Errorf("audit show = %s", got)
 		}
 		purpose := append(who[:len(who)-1:len(who)-1], "something else")
-		w.run(with(purpose, "memory", "get", "notes", "today")...).check(t, 1, "refused: CHAIN_INVALID")
-		w.run("grant", "--principal", "alice", "--to", "acme/planner", "--can", "memory.write:secrets", "--purpose", "x", "--json").
-			check(t, 1, "GRANT", "SCOPE")
+		w.run(with(purpose, "memory", "get", "notes", "today")...).check(t, 2, "another purpose")
+		w.here("grant", "--principal", "alice", "--to", "acme/planner", "--can", "memory.write:secrets", "--purpose", "x", "--json").
+			check(t, 1, "beyond what the capability table allows", "SCOPE")
 	})
 
 	t.Run("an agent cannot act as operator", func(t *testing.T) {
@@ -91,7 +91,7 @@ func TestFromUpToMemory(t *testing.T) {
 		if got := w.must("table", "show", "--json"); strings.Contains(got, "below") || !strings.Contains(got, "planner-memory-read") {
 			t.Errorf("table show --json = %s", got)
 		}
-		w.run("table", "deny", "below").check(t, 1, "no row")
+		w.here("table", "deny", "below").check(t, 1, "no row")
 	})
 
 	t.Run("a grant as JSON", func(t *testing.T) {
@@ -134,10 +134,10 @@ func TestFromUpToMemory(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(w.dir, upName)); !os.IsNotExist(err) {
 		t.Errorf("%s is left behind: %v", upName, err)
 	}
-	if r := w.run("audit", "verify"); r.code != 0 || strings.Count(r.out, "good") != 3 {
+	if r := w.here("audit", "verify"); r.code != 0 || strings.Count(r.out, "good") != 3 {
 		t.Errorf("audit verify = %+v, want three good logs", r)
 	}
-	w.run("agent", "list").check(t, 1, "safeconduct up --dir")
+	w.here("agent", "list").check(t, 1, "safeconduct up --dir")
 }
 
 func TestAgentRun(t *testing.T) {
@@ -187,11 +187,11 @@ func TestExecTLS(t *testing.T) {
 	w.up()
 	w.agent("planner")
 	r := w.run("agent", "exec-tls", "acme/planner", "--", "sh", "-c",
-		`cat "$SAFECONDUCT_CERT" "$SAFECONDUCT_KEY"; echo ---; cat "$SAFECONDUCT_BUNDLE"; readlink "$SAFECONDUCT_KEY" >&2; exit 5`)
+		`cat "$SAFECONDUCT_CERT" "$SAFECONDUCT_KEY"; echo ====; cat "$SAFECONDUCT_BUNDLE"; readlink "$SAFECONDUCT_KEY" >&2; exit 5`)
 	if r.code != 5 || !strings.HasPrefix(r.err, "/memfd:key.pem") {
 		t.Fatalf("= %d, %q; want 5 and a key in memory", r.code, r.err)
 	}
-	pair, roots, _ := strings.Cut(r.out, "---\n")
+	pair, roots, _ := strings.Cut(r.out, "====\n")
 	cert, err := tls.X509KeyPair([]byte(pair), []byte(pair))
 	if err != nil {
 		t.Fatal(err)
@@ -207,13 +207,14 @@ func TestExecTLS(t *testing.T) {
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 		t.Errorf("certificate does not verify against the bundle: %v", err)
 	}
-	key, _ := pem.Decode([]byte(pair[strings.Index(pair, "-----BEGIN PRIVATE KEY"):]))
+	block, _ := pem.Decode([]byte(pair[strings.Index(pair, "-----BEGIN PRIVATE KEY"):]))
+	line := strings.Split(pair[strings.Index(pair, "-----BEGIN PRIVATE KEY"):], "\n")[2] // the first one is the same for all keys
 	err = filepath.WalkDir(w.bin, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
 		raw, err := os.ReadFile(path)
-		if bytes.Contains(raw, key.Bytes) || bytes.Contains(raw, []byte(base64.StdEncoding.EncodeToString(key.Bytes)[:40])) {
+		if bytes.Contains(raw, block.Bytes) || bytes.Contains(raw, []byte(line)) {
 			t.Errorf("%s holds the private key", path)
 		}
 		return err

@@ -2,21 +2,16 @@ package main
 
 import (
 	"encoding/base64"
-	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
 
 	rpcv1 "github.com/safeconduct/safeconduct/gen/safeconduct/rpc/v1"
-	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 )
 
 const (
-	// maxGrantFile bounds a grant that is read back; the wire format allows 16 KiB for a whole chain.
-	maxGrantFile = 16 << 10
 	// defaultDepth is the authority's own default.
 	defaultDepth = 4
 	devIssuer    = "development issuer: the grant names a principal that nobody has authenticated"
@@ -119,20 +114,4 @@ func deliverGrant(cmd *cobra.Command, answer *rpcv1.IssueGrantResponse, out stri
 	}
 	note(cmd, "safeconduct: %s", devIssuer)
 	return say(cmd, "%s: chain %x, until %s", out, answer.GetChainId(), expires.Format(time.RFC3339))
-}
-
-// readGrant reads what grant -o wrote.
-func readGrant(path string) (*v1.SignedStatement, error) {
-	raw, err := readBounded(path, maxGrantFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, usagef("no grant in %s; make one with: safeconduct grant -o %s", path, quote(path))
-	}
-	if err != nil {
-		return nil, err
-	}
-	var g v1.SignedStatement
-	if err := proto.Unmarshal(raw, &g); err != nil || len(g.GetPayload()) == 0 || len(g.GetSignature()) == 0 {
-		return nil, usagef("%s holds no grant; make one with: safeconduct grant -o %s", path, quote(path))
-	}
-	return &g, nil
 }

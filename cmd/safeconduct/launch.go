@@ -81,11 +81,16 @@ func launch(child *exec.Cmd, admit func(pid int) error) error {
 // runTraced starts child stopped at its first instruction, by PTRACE_TRACEME: a child that ran ahead of its admission would be
 // refused by the Workload API. Where tracing is forbidden the child is stopped right after its start, which nearly always suffices.
 func runTraced(child *exec.Cmd, admit func(pid int) error, running chan<- *os.Process) error {
+	second := &exec.Cmd{ // a Cmd starts once
+		Path: child.Path, Args: child.Args, Env: child.Env, Err: child.Err, ExtraFiles: child.ExtraFiles,
+		Stdin: child.Stdin, Stdout: child.Stdout, Stderr: child.Stderr,
+	}
 	child.SysProcAttr = &syscall.SysProcAttr{Ptrace: true, Pdeathsig: syscall.SIGTERM}
 	err := child.Start()
 	traced := err == nil
 	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSYS) {
-		child.SysProcAttr.Ptrace = false
+		child = second
+		child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 		err = child.Start()
 	}
 	if err != nil {

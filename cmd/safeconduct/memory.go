@@ -55,10 +55,12 @@ func (a *actor) call(cmd *cobra.Command, args []string, fn func(context.Context,
 	if err != nil {
 		return err
 	}
-	return actAs(cmd, args, a.as, func(s *session, id identity.AgentID) error {
+	return actAs(cmd, args, a.as, func(id identity.AgentID) error {
+		return grant.check(id, a.purpose, time.Now())
+	}, func(s *session, id identity.AgentID) error {
 		ctx, cancel := context.WithTimeout(cmd.Context(), memoryTimeout)
 		defer cancel()
-		return s.withMemory(ctx, id, grant, a.purpose, fn)
+		return s.withMemory(ctx, id, grant.statement, a.purpose, fn)
 	})
 }
 

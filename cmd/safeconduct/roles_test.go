@@ -30,7 +30,7 @@ func asAgent(fn func(context.Context, rpcv1.MemoryServiceClient) error) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, agent.Close()) }()
-	if ctx, err = agent.Act(ctx, grant, "report"); err != nil {
+	if ctx, err = agent.Act(ctx, grant.statement, "report"); err != nil {
 		return err
 	}
 	conn, err := agent.Dial(memoryID)

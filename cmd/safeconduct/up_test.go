@@ -11,7 +11,7 @@ func TestUpRefusals(t *testing.T) {
 	w := newWorld(t)
 	s := w.up()
 	t.Run("a second up", func(t *testing.T) {
-		w.run("up").check(t, 1, "another safeconduct up (pid ", "--dir")
+		w.here("up").check(t, 1, "another safeconduct up (pid ", "--dir")
 		if u, err := readUp(w.dir); err != nil || u.PID != s.cmd.Process.Pid {
 			t.Errorf("%s = %+v, %v; the first up must stand", upName, u, err)
 		}
@@ -42,7 +42,7 @@ func TestUpRefusals(t *testing.T) {
 		{"arguments", []string{"now"}, 2, "no arguments"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w.run(append([]string{"up"}, tt.args...)...).check(t, tt.code, tt.want)
+			w.here(append([]string{"up"}, tt.args...)...).check(t, tt.code, tt.want)
 		})
 	}
 }
@@ -70,9 +70,9 @@ func TestUsage(t *testing.T) {
 		{"no logs", []string{"audit", "verify"}, 2, "no audit logs"},
 		{"not a log", []string{"audit", "verify", "/"}, 1, "no audit log here"},
 	} {
-		t.Run(tt.name, func(t *testing.T) { w.run(tt.args...).check(t, tt.code, tt.want) })
+		t.Run(tt.name, func(t *testing.T) { w.here(tt.args...).check(t, tt.code, tt.want) })
 	}
-	if r := w.run("help", "grant"); r.code != 0 || !strings.Contains(r.out, "Examples:") {
+	if r := w.here("help", "grant"); r.code != 0 || !strings.Contains(r.out, "Examples:") {
 		t.Errorf("help grant = %+v", r)
 	}
 }
@@ -98,7 +98,7 @@ func TestProtoExportAndVersion(t *testing.T) {
 	if err := os.WriteFile(file, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w.run("proto", "export", dir).check(t, 1, "envelope.proto", "--force")
+	w.here("proto", "export", dir).check(t, 1, "envelope.proto", "--force")
 	if raw, err := os.ReadFile(file); err != nil || string(raw) != "mine" {
 		t.Errorf("%s = %q, %v", file, raw, err)
 	}

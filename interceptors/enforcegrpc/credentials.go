@@ -3,6 +3,7 @@ package enforcegrpc
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
 
 	"google.golang.org/grpc/credentials"
@@ -35,7 +36,7 @@ type serverCredentials struct {
 func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
-		return nil, nil, c.e.RefuseTransport("", interceptors.Refuse(v1.Reason_REASON_PEER_NOT_SVID, err))
+		return nil, nil, c.e.RefuseTransport("", interceptors.Refuse(v1.Reason_REASON_PEER_NOT_SVID, fmt.Errorf("%s: %w", raw.RemoteAddr(), err)))
 	}
 	var out AuthInfo
 	out.TLSInfo, _ = info.(credentials.TLSInfo) // the zero value has no peer and is refused below

@@ -92,14 +92,12 @@ func (a *adapter) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerI
 	return own(err)
 }
 
-// unknown answers a method that no service has: opened like any call, so that it is limited, refused and recorded.
-func (a *adapter) unknown(_ any, ss grpc.ServerStream) (err error) {
-	method, _ := grpc.MethodFromServerStream(ss)
-	defer func() { err = Status(err).Err() }()
-	_, in, err := a.open(ss.Context(), method)
-	defer in.Close(&err)
-	if err == nil {
-		err = interceptors.Refuse(v1.Reason_REASON_UNKNOWN_METHOD, nil)
+// unknown answers a method that no service has. The stream interceptor has opened the call, limited it, and records the refusal;
+// only that of a carrier's method has no interaction.
+func (a *adapter) unknown(_ any, ss grpc.ServerStream) error {
+	err := interceptors.Refuse(v1.Reason_REASON_UNKNOWN_METHOD, nil)
+	if method, _ := grpc.MethodFromServerStream(ss); isCarrier(method) {
+		return a.e.RefuseTransport("", err)
 	}
 	return err
 }

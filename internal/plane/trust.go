@@ -2,15 +2,14 @@ package plane
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/safeconduct/safeconduct/authority"
+	"github.com/safeconduct/safeconduct/delegation"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/identity"
 	"github.com/safeconduct/safeconduct/policy"
@@ -31,13 +30,11 @@ type localTrust struct {
 // Agent implements identity.Registry.
 func (t *localTrust) Agent(id identity.AgentID) *identity.Record { return t.a.Registry().Agent(id) }
 
-// Generation implements identity.Registry and delegation.KeyView.
+// Generation implements identity.Registry.
 func (t *localTrust) Generation() uint64 { return t.a.Registry().Generation() }
 
-// GrantKey implements delegation.KeyView.
-func (t *localTrust) GrantKey(issuer, keyID string, at time.Time) (ed25519.PublicKey, bool) {
-	return t.a.Keys().GrantKey(issuer, keyID, at)
-}
+// Keys implements runtime.Trust.
+func (t *localTrust) Keys() delegation.KeyView { return t.a.Keys() }
 
 // Table implements runtime.Trust. The signature is verified here too: the table in force is the one that was signed.
 func (t *localTrust) Table() *policy.Table {

@@ -79,7 +79,9 @@ func specOf(name string, options []AgentOption) agentSpec {
 	return spec
 }
 
-func (s *agentSpec) apply(r *identity.Record) { r.Class, r.IntegrityCap = s.record.Class, s.record.IntegrityCap }
+func (s *agentSpec) apply(r *identity.Record) {
+	r.Class, r.IntegrityCap = s.record.Class, s.record.IntegrityCap
+}
 
 // Restart drains the agent a if it serves, ends its process, and makes another of the same identity over the same audit log, at
 // another address. The test registers the services again and calls Serve.

@@ -10,11 +10,13 @@ import (
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 )
 
-// What of HTTP/2 (RFC 9113) is needed to find the messages: the client's preface, the frame header, and three types of frame.
+// What of HTTP/2 (RFC 9113) is needed to find the messages: the client's preface, the frame header, and the frames that carry a
+// message or end a stream.
 const (
 	preface      = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 	frameHeader  = 9
 	typeData     = 0
+	typeHeaders  = 1
 	typeReset    = 3
 	flagEnd      = 0x1
 	flagPadded   = 0x8
@@ -66,8 +68,13 @@ func (f *frames) frame(kind, flags byte, stream uint32, body []byte) {
 		}
 		f.data(stream, body)
 	}
-	if kind == typeReset || kind == typeData && flags&flagEnd != 0 {
+	if kind == typeReset || (kind == typeData || kind == typeHeaders) && flags&flagEnd != 0 {
 		delete(f.streams, stream)
+		if f.reply || kind == typeReset {
+			f.mu.Lock()
+			delete(f.carried, stream)
+			f.mu.Unlock()
+		}
 	}
 }
 
@@ -111,7 +118,6 @@ func (f *frames) envelope(stream uint32, raw []byte) *v1.Envelope {
 		return nil
 	}
 	if f.reply {
-		delete(f.carried, stream)
 		return &env
 	}
 	if env.GetKind() != v1.FrameKind_FRAME_KIND_OPEN || len(env.GetId()) != 16 || env.GetRecipient() != f.callee {

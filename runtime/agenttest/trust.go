@@ -2,10 +2,9 @@ package agenttest
 
 import (
 	"context"
-	"crypto/ed25519"
 	"fmt"
-	"time"
 
+	"github.com/safeconduct/safeconduct/delegation"
 	"github.com/safeconduct/safeconduct/identity"
 	"github.com/safeconduct/safeconduct/policy"
 	"github.com/safeconduct/safeconduct/runtime"
@@ -22,15 +21,11 @@ var _ runtime.Trust = (*trust)(nil)
 // Agent implements identity.Registry.
 func (t *trust) Agent(id identity.AgentID) *identity.Record { return t.w.mesh.Registry.Agent(id) }
 
-// Generation implements identity.Registry and delegation.KeyView: it moves with either.
-func (t *trust) Generation() uint64 {
-	return t.w.mesh.Registry.Generation() + t.w.mesh.Keys.Generation()
-}
+// Generation implements identity.Registry.
+func (t *trust) Generation() uint64 { return t.w.mesh.Registry.Generation() }
 
-// GrantKey implements delegation.KeyView.
-func (t *trust) GrantKey(issuer, keyID string, at time.Time) (ed25519.PublicKey, bool) {
-	return t.w.mesh.Keys.GrantKey(issuer, keyID, at)
-}
+// Keys implements runtime.Trust.
+func (t *trust) Keys() delegation.KeyView { return t.w.mesh.Keys }
 
 // Table implements runtime.Trust.
 func (t *trust) Table() *policy.Table {
