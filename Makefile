@@ -14,6 +14,8 @@ FUZZTIME ?= 30s
 COUNT ?= 3
 SOAKCOUNT ?= 20
 SOAKFUZZ ?= 10m
+# Flags of the load generator, such as -rounds 15 -in-flight 16; -h lists them.
+HAMMER ?=
 # Examples with a proto module of their own.
 EXAMPLES := hello incident
 # Narrow test, race, bench and lint to some packages: make test PKG=./identity/...
@@ -89,9 +91,10 @@ tidy-check: ## Fail when go.mod or go.sum of either module is not tidy.
 	cd tools && $(GO) mod tidy -diff
 
 .PHONY: bench
-bench: ## Run the benchmarks, and the load generator when it is there.
+bench: ## Run the benchmarks, then measure enforced calls beside raw ones (docs/performance.md); HAMMER holds its flags.
 	$(GO) test -run '^$$' -bench . -benchmem -p 1 -timeout 60m $(PKG)
-	@if [ -d internal/hammer ] && [ -d cmd/safeconduct ]; then $(GO) run ./cmd/safeconduct hammer; fi
+	$(GO) build -o $(BIN)/hammer ./internal/hammer/hammercmd
+	$(BIN)/hammer $(HAMMER)
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s).

@@ -30,7 +30,7 @@ type Leaf struct {
 	certUntil  int64
 	generation generation
 	handles    [][32]byte
-	epoch      atomic.Uint64 // revocation epoch of the last look; memory of a look, not a fact of the chain
+	epoch      atomic.Uint64                   // revocation epoch of the last look; memory of a look, not a fact of the chain
 	links      atomic.Pointer[[]*v1.ChainLink] // what Links made
 }
 

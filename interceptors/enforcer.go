@@ -34,6 +34,7 @@ type Config struct {
 // Enforcer guards one endpoint. It is safe for concurrent use.
 type Enforcer struct {
 	cfg      Config
+	party    *v1.Party // the endpoint itself in records; shared and never changed
 	meter    *conduct.Meter
 	replay   *replaySet
 	talks    conversations
@@ -59,7 +60,7 @@ func New(cfg Config) (*Enforcer, error) {
 			return nil, fmt.Errorf("enforcer: no %s", need.name)
 		}
 	}
-	return &Enforcer{cfg: cfg, meter: conduct.NewMeter(cfg.AgentBudget, cfg.TenantBudget), replay: newReplaySet(cfg.ReplayKeys)}, nil
+	return &Enforcer{cfg: cfg, party: &v1.Party{SpiffeId: cfg.Self.String()}, meter: conduct.NewMeter(cfg.AgentBudget, cfg.TenantBudget), replay: newReplaySet(cfg.ReplayKeys)}, nil
 }
 
 // Self returns the endpoint's own identity.
@@ -106,7 +107,7 @@ func (e *Enforcer) Present(ctx context.Context, c *Call, chain *v1.DelegationCha
 	if d != nil {
 		return nil, in.refuse(d)
 	}
-	in.leaf = leaf
+	in.setLeaf(leaf)
 	if err := in.recordIntent(ctx, audit.Buffered, nil); err != nil {
 		return nil, in.refuse(err)
 	}

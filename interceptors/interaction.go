@@ -32,12 +32,17 @@ type Interaction struct {
 	held    bool // a concurrency slot
 	purpose string
 
-	env    *v1.Envelope // of the first message
-	leaf   *delegation.Leaf
-	until  time.Time // when the handler's context ends
-	permit atomic.Pointer[policy.Permit]
-	talk   *Conversation
-	intent atomic.Pointer[audit.Position]
+	env   *v1.Envelope // of the first message
+	sound *v1.Envelope // what CheckCarried let pass
+	leaf  *delegation.Leaf
+	// Copies of what leaf says, for both records.
+	chainID [16]byte
+	link    [32]byte
+	origin  *v1.Principal
+	until   time.Time // when the handler's context ends
+	permit  atomic.Pointer[policy.Permit]
+	talk    *Conversation
+	intent  atomic.Pointer[audit.Position]
 
 	mu       sync.Mutex
 	denial   *Denial
@@ -153,6 +158,7 @@ func (in *Interaction) CheckCarried(env *v1.Envelope) error {
 	if d := checkCarried(env, in.method); d != nil {
 		return in.refuse(d)
 	}
+	in.sound = env
 	return nil
 }
 
@@ -237,16 +243,21 @@ func (in *Interaction) later(env *v1.Envelope, now time.Time) *Denial {
 // decide is the ordered list of checks for one message.
 func (in *Interaction) decide(ctx context.Context, env *v1.Envelope, req proto.Message, carried, first bool, now time.Time) *Denial {
 	self, peer := in.e.cfg.Self, in.call.Session.peer
-	if d := checkShape(env); d != nil {
-		return d
+	sound := carried && env == in.sound // the same object, checked before its payload was decoded
+	if !sound {
+		if d := checkShape(env); d != nil {
+			return d
+		}
 	}
 	if env.GetMethod() != in.call.Procedure {
 		return denyf(v1.Reason_REASON_MALFORMED, "envelope names method %q", env.GetMethod())
 	}
 	var d *Denial
-	if carried {
+	switch {
+	case sound:
+	case carried:
 		d = checkCarried(env, in.method)
-	} else {
+	default:
 		d = checkGuard(env)
 	}
 	if d != nil {
@@ -305,7 +316,7 @@ func (in *Interaction) authorize(env *v1.Envelope, req proto.Message, now time.T
 		if leaf, d = in.verify(env.GetChain(), env.GetChainRef()); d != nil {
 			return none, d
 		}
-		in.leaf = leaf
+		in.setLeaf(leaf)
 	}
 	resource, err := in.method.ResourceOf(req, DefaultResource(in.e.cfg.Self))
 	if err != nil {
@@ -337,6 +348,10 @@ func (in *Interaction) authorize(env *v1.Envelope, req proto.Message, now time.T
 		}
 	}
 	return in.askPolicy(env, resource, now)
+}
+
+func (in *Interaction) setLeaf(leaf *delegation.Leaf) {
+	in.leaf, in.chainID, in.link, in.origin = leaf, leaf.ChainID(), leaf.Link(), leaf.Principal()
 }
 
 func (in *Interaction) askPolicy(env *v1.Envelope, resource []string, now time.Time) (policy.Permit, *Denial) {
@@ -463,9 +478,11 @@ func (in *Interaction) finish(err *error) {
 	if in.held {
 		defer in.call.Session.release()
 	}
-	var d *Denial
-	if errors.As(*err, &d) && d.DecisionID == [16]byte{} { // a handler of ours refused: it knows no decision id
-		*err = in.refuse(denialOf(d, d.Reason))
+	if *err != nil {
+		var d *Denial
+		if errors.As(*err, &d) && d.DecisionID == [16]byte{} { // a handler of ours refused: it knows no decision id
+			*err = in.refuse(denialOf(d, d.Reason))
+		}
 	}
 	if *err == nil && in.intent.Load() == nil { // a stream that was half closed at once: the handler ran, on nobody's authority
 		_ = in.refuse(denyf(v1.Reason_REASON_NO_ENVELOPE, "the call ended before a message was admitted"))

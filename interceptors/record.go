@@ -138,12 +138,13 @@ func (in *Interaction) outcome(err error) *v1.Outcome {
 
 // CodeOf returns the code that a peer sees for err.
 func CodeOf(err error) Code {
+	if err == nil {
+		return CodeOK // before the variables below, which errors.As moves to the heap
+	}
 	var d *Denial
 	var p *PublicError
 	var c interface{ WireCode() Code }
 	switch {
-	case err == nil:
-		return CodeOK
 	case errors.As(err, &d):
 		return d.Code
 	case errors.As(err, &p):
@@ -166,11 +167,11 @@ func (in *Interaction) event(phase v1.EventPhase) *v1.AuditEvent {
 	ev := &v1.AuditEvent{
 		Kind: v1.EventKind_EVENT_KIND_CALL, Phase: phase, Direction: v1.EventDirection_EVENT_DIRECTION_INBOUND,
 		InteractionId: in.id[:], DecisionId: in.id[:], Method: clip(in.call.Procedure), Transport: in.call.Transport.String(),
-		Peer: &v1.Party{SpiffeId: in.e.cfg.Self.String()},
+		Peer: in.e.party,
 	}
 	if s := in.call.Session; s != nil {
 		record, _ := s.record()
-		ev.Actor = party(s.peer, record)
+		ev.Actor = party(&s.peer, record)
 		ev.PeerTenant = s.peer.Tenant.Name()
 	}
 	ev.Tenant = in.e.cfg.Self.Tenant().Name()
@@ -182,9 +183,8 @@ func (in *Interaction) event(phase v1.EventPhase) *v1.AuditEvent {
 	}
 	in.fromEnvelope(ev)
 	if leaf := in.leaf; leaf != nil {
-		chainID, link := leaf.ChainID(), leaf.Link()
-		ev.ChainId, ev.ChainRef, ev.Depth, ev.MaxDepth = chainID[:], link[:], leaf.Depth(), leaf.MaxDepth()
-		ev.Origin, ev.TaskId = leaf.Principal(), leaf.TaskID()
+		ev.ChainId, ev.ChainRef, ev.Depth, ev.MaxDepth = in.chainID[:], in.link[:], leaf.Depth(), leaf.MaxDepth()
+		ev.Origin, ev.TaskId = in.origin, leaf.TaskID()
 		if phase == v1.EventPhase_EVENT_PHASE_INTENT {
 			ev.Chain = leaf.Links()
 		}
@@ -193,7 +193,7 @@ func (in *Interaction) event(phase v1.EventPhase) *v1.AuditEvent {
 	defer in.mu.Unlock()
 	ev.Resource = in.resource
 	if phase == v1.EventPhase_EVENT_PHASE_INTENT && in.input != nil {
-		ev.DecisionInput, ev.ControlClaimed, ev.ControlEffective = in.input, in.claimed.Proto(), in.decision.Effective.Proto()
+		ev.DecisionInput, ev.ControlClaimed, ev.ControlEffective = in.input, in.input.GetControl(), in.decision.Effective.Proto()
 		ev.Policies, ev.PolicySerial = in.decision.Policies, in.decision.Serial
 		if in.decision.Serial != 0 {
 			sum := in.decision.SHA256
@@ -234,7 +234,7 @@ func (in *Interaction) fromEnvelope(ev *v1.AuditEvent) {
 	}
 }
 
-func party(p identity.Peer, rec *identity.Record) *v1.Party {
+func party(p *identity.Peer, rec *identity.Record) *v1.Party {
 	out := &v1.Party{SpiffeId: p.ID.String(), CertSha256: p.CertID[:], Serial: p.Serial}
 	if rec != nil {
 		out.AgentClass = rec.Class
@@ -243,9 +243,10 @@ func party(p identity.Peer, rec *identity.Record) *v1.Party {
 }
 
 func decisionInput(r *policy.Request, self identity.AgentID, now time.Time) *v1.DecisionInput {
+	links := r.Leaf.Links()
 	in := &v1.DecisionInput{
 		Principal: r.Peer.ID.String(), Action: r.Action, Resource: r.Resource, Callee: self.String(), Tenant: r.Peer.Tenant.Name(),
-		Origin: r.Leaf.Principal().GetSubject(), Purpose: r.Purpose, Capabilities: r.Leaf.Capabilities(), Control: r.Claimed.Proto(),
+		Origin: r.Leaf.Principal().GetSubject(), Purpose: r.Purpose, Capabilities: links[len(links)-1].GetCapabilities(), Control: r.Claimed.Proto(),
 		MinIntegrity: r.MinIntegrity, Depth: r.Leaf.Depth(), MaxDepth: r.Leaf.MaxDepth(), NowUnixMs: now.UnixMilli(),
 	}
 	if in.MinIntegrity == v1.Integrity_INTEGRITY_UNSPECIFIED {
@@ -282,6 +283,9 @@ func causeOf(err error) string {
 func clip(s string) string {
 	if len(s) > maxCause {
 		s = s[:maxCause]
+	}
+	if printable(s) {
+		return s
 	}
 	out := []rune(s)
 	for i, r := range out {

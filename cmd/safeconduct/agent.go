@@ -15,7 +15,7 @@ func newAgent() *cobra.Command {
 		"An agent is known by its SPIFFE ID, spiffe://TRUST-DOMAIN/tenant/T/agent/N, or T/N for short.",
 		`  safeconduct agent register planner --tenant acme --class planner --owner ops@acme.example --purpose "plans work"
   safeconduct agent run acme/planner -- ./planner`,
-		newAgentRegister(), newAgentList(), newAgentRun(), newAgentTLS())
+		newAgentRegister(), newAgentList(), newAgentRun(), newAgentTLS(), newAgentEnvelope())
 }
 
 func newAgentRegister() *cobra.Command {

@@ -44,7 +44,7 @@ func TestAuditVerifyExitCodes(t *testing.T) {
 		want string
 	}{
 		{"good", func(*testing.T, string, string) {}, 0, "good"},
-		{"changed", func(t *testing.T, dir, _ string) { flip(t, dir) }, 1, "at record 0"},
+		{"changed", func(t *testing.T, dir, _ string) { flip(t, dir) }, 1, "at record 1: "},
 		{"cut short", func(t *testing.T, dir, segment string) {
 			info, err := os.Stat(segment)
 			if err == nil {

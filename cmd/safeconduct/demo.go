@@ -31,7 +31,7 @@ func newDemo() *cobra.Command {
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
-			o.Stdin, o.Out, o.Exe, o.Args = cmd.InOrStdin(), cmd.OutOrStdout(), exe, []string{roleCommand}
+			o.Stdin, o.Out, o.Exe, o.Name, o.Args = cmd.InOrStdin(), cmd.OutOrStdout(), exe, os.Args[0], []string{roleCommand}
 			o.Color = paint(o.Out, green, "x") != "x"
 			return incident.Run(ctx, o)
 		},

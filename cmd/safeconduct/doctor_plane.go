@@ -20,6 +20,7 @@ const (
 	notRunning = "needs a running control plane"
 	noOperator = "needs the operator socket"
 	restart    = "end safeconduct up and start it again"
+	restartNow = "End safeconduct up and start it again"
 	// clockSlack is how far clocks may be apart unnoticed.
 	clockSlack = time.Minute
 )
@@ -64,7 +65,7 @@ func (p *patient) process() finding {
 	case errors.Is(err, errNotUp):
 		return broken(check, "there is no "+upName, start)
 	case err != nil:
-		return broken(check, err.Error(), upFirst(restart)+".")
+		return broken(check, err.Error(), restartNow+".")
 	case !u.alive():
 		return broken(check, fmt.Sprintf("process %d has ended without removing %s", u.PID, upName), start)
 	}
@@ -87,9 +88,9 @@ func (p *patient) operatorSocket(ctx context.Context) finding {
 	case errors.As(err, &refused):
 		return broken(check, "it refuses: "+err.Error(), "Run doctor as the user of safeconduct up, and not from a process that is an agent.")
 	case err != nil:
-		return broken(check, err.Error(), upFirst(restart)+", which makes its sockets anew.")
+		return broken(check, err.Error(), restartNow+", which makes its sockets anew.")
 	case int(st.GetPid()) != p.up.PID:
-		return broken(check, fmt.Sprintf("process %d answers, %s names %d", st.GetPid(), upName, p.up.PID), upFirst(restart)+".")
+		return broken(check, fmt.Sprintf("process %d answers, %s names %d", st.GetPid(), upName, p.up.PID), restartNow+".")
 	}
 	p.status = st
 	p.session = &session{Client: p.client, dir: p.dir, up: *p.up}
@@ -104,7 +105,7 @@ func (p *patient) workloadSocket(ctx context.Context) finding {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", p.up.WorkloadSocket)
 	if err != nil {
-		return broken(check, err.Error(), upFirst(restart)+", which makes its sockets anew; agents then connect again.")
+		return broken(check, err.Error(), restartNow+", which makes its sockets anew; agents then connect again.")
 	}
 	_ = conn.Close() // nothing is lost with it
 	return fine(check, "unix://%s is reachable", p.up.WorkloadSocket)
@@ -152,7 +153,7 @@ func (p *patient) clock() finding {
 	}
 	trust, err := readTrust(p.dir)
 	if err != nil {
-		return broken(check, err.Error(), upFirst(restart)+".")
+		return broken(check, err.Error(), restartNow+".")
 	}
 	if issued := time.UnixMilli(trust.GetIssuedAtMs()); issued.After(now.Add(clockSlack)) {
 		return broken(check, "the trust bundle is of "+issued.UTC().Format(time.RFC3339)+", which is to come", cure)
@@ -168,7 +169,7 @@ func (p *patient) table(ctx context.Context) finding {
 	trust, err := p.session.trust(ctx)
 	switch {
 	case err != nil:
-		return broken(check, err.Error(), upFirst(restart)+".")
+		return broken(check, err.Error(), restartNow+".")
 	case len(trust.table.GetRows()) == 0:
 		return broken(check, "no table is in force, so every call is denied", "Add a row with: safeconduct table allow")
 	}
@@ -183,7 +184,7 @@ func (p *patient) classes(ctx context.Context) finding {
 	}
 	agents, err := p.client.ListAgents(ctx)
 	if err != nil {
-		return broken(check, err.Error(), upFirst(restart)+".")
+		return broken(check, err.Error(), restartNow+".")
 	}
 	trust, err := p.session.trust(ctx)
 	if err != nil {
@@ -205,6 +206,3 @@ func (p *patient) classes(ctx context.Context) finding {
 	}
 	return fine(check, "every class has a row (%d agents)", len(agents.GetAgents()))
 }
-
-// upFirst begins a sentence with s.
-func upFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

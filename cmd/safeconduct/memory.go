@@ -68,6 +68,18 @@ func (a *actor) call(cmd *cobra.Command, args []string, fn func(context.Context,
 func (s *session) withMemory(
 	ctx context.Context, id identity.AgentID, grant *v1.SignedStatement, purpose string,
 	fn func(context.Context, rpcv1.MemoryServiceClient) error,
+) error {
+	return s.withConn(ctx, id, grant, purpose, s.memoryID(), func(ctx context.Context, conn *runtime.Conn) error {
+		return fn(ctx, rpcv1.NewMemoryServiceClient(conn))
+	})
+}
+
+func (s *session) memoryID() string { return "spiffe://" + s.up.TrustDomain + "/service/memory" }
+
+// withConn runs fn with a connection to peer, as the agent that this process was admitted as.
+func (s *session) withConn(
+	ctx context.Context, id identity.AgentID, grant *v1.SignedStatement, purpose, peer string,
+	fn func(context.Context, *runtime.Conn) error,
 ) (err error) {
 	log, err := openLog(ctx, auditDir(s.dir, id)+"-cli", runtime.LogOrigin(id))
 	if err != nil {
@@ -80,15 +92,15 @@ func (s *session) withMemory(
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, agent.Close()) }()
+	defer func() { err = errors.Join(err, agent.Close()) }() //nolint:contextcheck // Close drains on its own time
 	if ctx, err = agent.Act(ctx, grant, purpose); err != nil {
 		return err
 	}
-	conn, err := agent.Dial("spiffe://" + s.up.TrustDomain + "/service/memory")
+	conn, err := agent.Dial(peer)
 	if err != nil {
 		return err
 	}
-	return fn(ctx, rpcv1.NewMemoryServiceClient(conn))
+	return fn(ctx, conn)
 }
 
 // openLog opens an audit log, waiting for another command of the same agent to be done with it.
@@ -98,7 +110,7 @@ func openLog(ctx context.Context, dir, origin string) (*audit.Log, error) {
 	tick := time.NewTicker(lockPoll)
 	defer tick.Stop()
 	for {
-		log, err := audit.Open(dir, audit.Config{Origin: origin})
+		log, err := audit.Open(dir, audit.Config{Origin: origin}) //nolint:contextcheck // repairing a log is not to be cut short
 		if !errors.Is(err, audit.ErrLocked) {
 			return log, err
 		}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -19,6 +20,9 @@ import (
 	"github.com/safeconduct/safeconduct/authority"
 	"github.com/safeconduct/safeconduct/internal/plane"
 )
+
+// unixScheme starts the address of a unix socket.
+const unixScheme = "unix://"
 
 // upOptions are the flags of up.
 type upOptions struct {
@@ -45,6 +49,7 @@ folder. For development: whoever runs programs as this user controls the trust d
 	f.StringVar(&o.cfg.MemoryListen, "memory-listen", "", "host:port of shared memory (default a free port on loopback)")
 	f.StringVar(&o.cfg.MemoryEdge, "edge", "", "host:port where Connect and gRPC-Web clients reach memory (default nowhere)")
 	f.BoolVar(&o.remote, "dev-authority-remote", false, "allow listening on addresses that other hosts reach")
+	f.StringVar(&o.cfg.WorkloadAPI, "workload-api", "", "unix:///path: SVIDs come from this SPIFFE Workload API, such as a SPIRE agent's; the embedded one is not used")
 	f.DurationVar(&o.cfg.SVIDLifetime, "svid-ttl", authority.DefaultSVIDLifetime, "lifetime of certificates")
 	f.Float64Var(&o.cfg.AgentBudget.Rate, "agent-rate", 0, "calls per second of one agent (default of the enforcement core when 0)")
 	f.IntVar(&o.cfg.AgentBudget.Burst, "agent-burst", 0, "calls of one agent at once (default of the enforcement core when 0)")
@@ -85,7 +90,7 @@ func announce(ctx context.Context, cmd *cobra.Command, p *plane.Plane, o upOptio
 	dir := o.cfg.Dir
 	u := upState{
 		PID: os.Getpid(), TrustDomain: o.cfg.TrustDomain, Authority: p.AuthorityAddr(), Memory: p.MemoryAddr(), Edge: o.cfg.MemoryEdge,
-		WorkloadSocket: p.Authority.WorkloadSocket(), OperatorSocket: p.Authority.OperatorSocket(),
+		WorkloadSocket: strings.TrimPrefix(p.WorkloadAPI(), unixScheme), OperatorSocket: p.Authority.OperatorSocket(),
 		Version: o.cfg.Version, Started: time.Now().UTC(),
 	}
 	if err := writeTrust(dir, p.Authority.Bundle()); err != nil {
@@ -136,6 +141,9 @@ func (o upOptions) check() error {
 		if ip := net.ParseIP(host); !o.remote && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 			return usagef("%s %s is no loopback address: a development authority serves this host only; to serve others add --dev-authority-remote", flag, addr)
 		}
+	}
+	if path, ok := strings.CutPrefix(o.cfg.WorkloadAPI, unixScheme); o.cfg.WorkloadAPI != "" && (!ok || !filepath.IsAbs(path)) {
+		return usagef("--workload-api %s: want unix:// and an absolute path", quote(o.cfg.WorkloadAPI))
 	}
 	if b := o.cfg.AgentBudget; b.Rate < 0 || b.Burst < 0 || b.InFlight < 0 {
 		return usagef("--agent-rate, --agent-burst and --agent-inflight are not negative")

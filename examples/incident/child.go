@@ -43,6 +43,9 @@ func (d *demo) spawn(ctx context.Context, role, tenant string, env ...string) (*
 	c := &child{role: role, id: id, audit: d.plane.AuditDir(tenant + "-" + role), exited: make(chan struct{})}
 	args := append(append([]string{}, d.o.Args...), role)
 	c.cmd = exec.Command(d.o.Exe, args...) //nolint:gosec // G204: our own executable.
+	if d.o.Name != "" {
+		c.cmd.Args[0] = d.o.Name
+	}
 	c.cmd.Env = append(append(os.Environ(), d.plane.Env(c.audit)...), envDir+"="+d.effects)
 	c.cmd.Env = append(c.cmd.Env, env...)
 	c.cmd.Stderr = &c.stderr

@@ -30,9 +30,9 @@ type Options struct {
 	Color bool
 	// Keep leaves everything running after the story, until ctx ends.
 	Keep bool
-	// Exe and Args start a role: Exe Args... ROLE.
-	Exe  string
-	Args []string
+	// Exe and Args start a role: Exe Args... ROLE. Name, when set, is what the process is called.
+	Exe, Name string
+	Args      []string
 	// Version is shown in the header.
 	Version string
 
@@ -109,7 +109,13 @@ func run(ctx context.Context, o Options) (_ *Result, err error) {
 	if err != nil {
 		return &d.result, err
 	}
-	d.plane, err = plane.Start(ctx, plane.Config{Dir: d.dir, TrustDomain: trustDomain, SocketDir: filepath.Join(d.dir, "s")})
+	edge := ""
+	if o.Keep {
+		edge = "127.0.0.1:0"
+	}
+	d.plane, err = plane.Start(ctx, plane.Config{
+		Dir: d.dir, TrustDomain: trustDomain, SocketDir: filepath.Join(d.dir, "s"), MemoryEdge: edge, Version: o.Version,
+	})
 	if err != nil {
 		return &d.result, err
 	}
@@ -129,6 +135,12 @@ func run(ctx context.Context, o Options) (_ *Result, err error) {
 			return &d.result, err
 		}
 	}
+	if d.result.Failures == nil {
+		d.result.Failures = []string{}
+	}
+	if d.result.Blocked == nil {
+		d.result.Blocked = []blockedData{}
+	}
 	d.result.Seconds = time.Since(d.started).Seconds()
 	d.show.closing(d)
 	if o.JSON {
@@ -142,8 +154,7 @@ func run(ctx context.Context, o Options) (_ *Result, err error) {
 		return &d.result, fmt.Errorf("%w: %s", ErrFailed, strings.Join(d.result.Failures, "; "))
 	}
 	if o.Keep {
-		d.show.kept(d)
-		<-ctx.Done()
+		return &d.result, d.keep(ctx)
 	}
 	return &d.result, nil
 }

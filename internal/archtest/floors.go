@@ -43,7 +43,7 @@ var floors = []floor{
 }
 
 // testRooms may import anything of ours. Only tests and the importers of testRoomImporters may import them.
-var testRooms = []string{"internal/meshtest/...", "internal/archtest", "internal/hammer/..."}
+var testRooms = []string{"internal/meshtest/...", "internal/archtest", "internal/hammer/...", "internal/spiretest"}
 
 // testRoomImporters are the non-test packages that may import a test room.
 var testRoomImporters = map[string][]string{

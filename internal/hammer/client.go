@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/safeconduct/safeconduct/audit"
 	rpcv1 "github.com/safeconduct/safeconduct/gen/safeconduct/rpc/v1"
@@ -54,9 +55,11 @@ func (c *rawClient) close() error { return errors.Join(c.conn.Close(), c.src.Clo
 func (c *rawClient) work(ctx context.Context, r *runSpec) (*result, error) {
 	if c.spec.Kind == raw {
 		client := meshpb.NewMeshServiceClient(c.conn)
-		return load(r, func() call {
+		res := load(r, func() call {
 			return func() error { return callForeign(ctx, client, c.body) }
-		}), nil
+		})
+		res.Request = proto.Size(&meshpb.ForeignRequest{Text: c.body})
+		return res, nil
 	}
 	leaf, err := r.Mandate.leaf(c.src)
 	if err != nil {
@@ -67,10 +70,13 @@ func (c *rawClient) work(ctx context.Context, r *runSpec) (*result, error) {
 		return nil, err
 	}
 	client := rpcv1.NewExchangeServiceClient(c.conn)
-	return load(r, func() call {
-		e := &enveloper{self: leaf.Delegate(), peer: c.peer, chain: chain, refs: references(), purpose: r.Mandate.Purpose, body: c.body}
+	e := &enveloper{self: leaf.Delegate(), peer: c.peer, chain: chain, refs: references(), purpose: r.Mandate.Purpose, body: c.body}
+	res := load(r, func() call {
 		return func() error { return e.send(ctx, client) }
-	}), nil
+	})
+	env, err := e.envelope()
+	res.Request = proto.Size(env)
+	return res, err
 }
 
 // agentClient calls through runtime.Conn.

@@ -70,7 +70,7 @@ func parse(self, args []string, stderr io.Writer) (cfg Config, jsonPath string, 
 	fs.DurationVar(&cfg.Duration, "duration", defaultDuration, "length of a round")
 	fs.DurationVar(&cfg.Warmup, "warmup", defaultWarmup, "calls before each round that are not measured")
 	fs.IntVar(&cfg.Payload, "payload", defaultPayload, "bytes of payload each way")
-	fs.StringVar(&cfg.Profiles, "profiles", "", "folder for processor profiles of the enforced variants")
+	fs.StringVar(&cfg.Profiles, "profiles", "", "folder for profiles of every process; not for figures")
 	fs.StringVar(&jsonPath, "json", "", "file for the JSON lines (default standard output)")
 	inFlight := fs.String("in-flight", "1,16,64", "numbers of calls in flight")
 	variants := fs.String("variants", "", "names of variants besides the floor and its control (default all)")

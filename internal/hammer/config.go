@@ -45,7 +45,7 @@ type Config struct {
 	Warmup   time.Duration
 	InFlight []int
 	Payload  int
-	// Profiles is a folder for processor profiles of the enforced variants; profiling costs time, so such a sweep is not for figures.
+	// Profiles is a folder for profiles of every process; profiling costs time, so such a sweep is not for figures.
 	Profiles string
 	// Lines gets one JSON object per line: what the sweep ran on, every round, and the summary.
 	Lines io.Writer

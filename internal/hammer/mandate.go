@@ -124,11 +124,11 @@ type enveloper struct {
 	body       string
 }
 
-func (e *enveloper) send(ctx context.Context, c rpcv1.ExchangeServiceClient) error {
+func (e *enveloper) envelope() (*v1.Envelope, error) {
 	req := &meshpb.ForeignRequest{Text: e.body}
 	payload, err := proto.Marshal(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ids := make([]byte, 32)
 	_, _ = rand.Read(ids) // never fails: crypto/rand ends the process instead
@@ -141,6 +141,14 @@ func (e *enveloper) send(ctx context.Context, c rpcv1.ExchangeServiceClient) err
 	}
 	for i, r := range e.refs {
 		env.Data = append(env.Data, &v1.DataLabel{Ref: uint32(i), Label: r.GetLabel()}) //nolint:gosec // G115: two.
+	}
+	return env, nil
+}
+
+func (e *enveloper) send(ctx context.Context, c rpcv1.ExchangeServiceClient) error {
+	env, err := e.envelope()
+	if err != nil {
+		return err
 	}
 	res, err := c.Deliver(ctx, env)
 	if err != nil {

@@ -35,6 +35,7 @@ type Round struct {
 	Server   float64 `json:"cpu_us_per_call_server"`
 	Allocs   float64 `json:"allocs_per_call"`
 	Bytes    float64 `json:"bytes_per_call"`
+	Request  int     `json:"request_bytes,omitempty"`
 	// Invalid is why the round counts for nothing, empty when it counts.
 	Invalid string `json:"invalid,omitempty"`
 
@@ -107,7 +108,7 @@ func (w *world) start(ctx context.Context, cfg *Config) ([]*pair, error) {
 		pairs = append(pairs, p)
 		for _, role := range []string{roleServer, roleClient} {
 			s.Role = role
-			if cfg.Profiles != "" && v.kind.enforced() {
+			if cfg.Profiles != "" {
 				s.Profile = filepath.Join(cfg.Profiles, v.agent(role))
 			}
 			child, err := w.spawn(ctx, cfg, v.agent(role), &s)
@@ -200,7 +201,7 @@ func newRound(v Variant, inFlight int, res *result, before, after [2]usage) *Rou
 	client, server := after[0].since(before[0]), after[1].since(before[1])
 	calls := max(float64(res.Calls), 1)
 	r := &Round{
-		Variant: v.Name, InFlight: inFlight, Calls: res.Calls, Errors: res.Errors,
+		Variant: v.Name, InFlight: inFlight, Calls: res.Calls, Errors: res.Errors, Request: res.Request,
 		RPS: float64(res.Calls) / time.Duration(res.ElapsedNs).Seconds(), P50: float64(res.P50Ns) / 1e3, P99: float64(res.P99Ns) / 1e3,
 		Client: float64(client.CPUNs) / 1e3 / calls, Server: float64(server.CPUNs) / 1e3 / calls,
 		Allocs: float64(client.Allocs+server.Allocs) / calls, Bytes: float64(client.Bytes+server.Bytes) / calls,

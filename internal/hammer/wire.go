@@ -89,6 +89,8 @@ type result struct {
 	ElapsedNs int64  `json:"elapsed_ns"`
 	P50Ns     int64  `json:"p50_ns"`
 	P99Ns     int64  `json:"p99_ns"`
+	// Request is the size of one request in bytes where the client builds it, else 0.
+	Request int `json:"request_bytes,omitempty"`
 }
 
 // errGone is returned when the other end of the pipe has ended.

@@ -38,6 +38,7 @@ const (
 type world struct {
 	plane  *plane.Plane
 	dir    string
+	run    string            // the sockets: their paths must be short
 	relays []identity.Source // the agents of the first hops, in this process
 }
 
@@ -53,7 +54,11 @@ func openWorld(ctx context.Context, dir string, variants []Variant) (_ *world, e
 			err = errors.Join(err, w.close())
 		}
 	}()
-	if w.plane, err = plane.Start(ctx, plane.Config{Dir: filepath.Join(dir, "plane"), TrustDomain: trustDomain}); err != nil {
+	if w.run, err = os.MkdirTemp("", "sc-"); err != nil {
+		return nil, err
+	}
+	w.plane, err = plane.Start(ctx, plane.Config{Dir: filepath.Join(dir, "plane"), SocketDir: w.run, TrustDomain: trustDomain})
+	if err != nil {
 		return nil, err
 	}
 	names := []string{"relay-0", "relay-1"}
@@ -231,6 +236,9 @@ func (w *world) close() error {
 	}
 	if w.plane != nil {
 		err = errors.Join(err, w.plane.Close())
+	}
+	if w.run != "" {
+		err = errors.Join(err, os.RemoveAll(w.run))
 	}
 	return errors.Join(err, os.RemoveAll(w.dir))
 }

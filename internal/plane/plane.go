@@ -33,7 +33,12 @@ type Config struct {
 	// AuthorityListen and MemoryListen are host:port; empty is a free port on loopback.
 	AuthorityListen, MemoryListen string
 	// MemoryEdge is where Connect clients reach memory; empty is nowhere.
-	MemoryEdge   string
+	MemoryEdge string
+	// WorkloadAPI is the address of another issuer's SPIFFE Workload API, such as a SPIRE agent's. It issues the SVIDs of the plane's
+	// services, and nothing of the embedded CA is trusted. It must offer this process spiffe://<trust domain>/service/authority and
+	// /service/memory. Empty is the embedded one.
+	WorkloadAPI string
+	// SVIDLifetime is that of the embedded CA's certificates.
 	SVIDLifetime time.Duration
 	AgentBudget  conduct.Budget
 	TenantBudget conduct.Budget
@@ -114,7 +119,7 @@ func (p *Plane) service(ctx context.Context, name string, log *audit.Log, rc run
 	if err != nil {
 		return nil, err
 	}
-	src, err := p.Authority.Source(id)
+	src, err := p.source(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -125,6 +130,14 @@ func (p *Plane) service(ctx context.Context, name string, log *audit.Log, rc run
 		rc.AuditDir = p.AuditDir(name)
 	}
 	return runtime.New(ctx, rc)
+}
+
+// source returns where a service of the plane has its SVIDs and bundles from.
+func (p *Plane) source(ctx context.Context, id identity.AgentID) (identity.Source, error) {
+	if p.cfg.WorkloadAPI == "" {
+		return p.Authority.Source(id)
+	}
+	return runtime.WorkloadAPI(ctx, p.cfg.WorkloadAPI, id.String())
 }
 
 func (p *Plane) startMemory(ctx context.Context) error {
@@ -185,10 +198,18 @@ func (p *Plane) AuthorityAddr() string { return p.issuer.Addr() }
 // MemoryAddr returns where agents reach memory.
 func (p *Plane) MemoryAddr() string { return p.Memory.Addr() }
 
+// WorkloadAPI returns the address of the Workload API that agents of this plane use.
+func (p *Plane) WorkloadAPI() string {
+	if p.cfg.WorkloadAPI != "" {
+		return p.cfg.WorkloadAPI
+	}
+	return "unix://" + p.Authority.WorkloadSocket()
+}
+
 // Env returns the environment of an agent process on this plane.
 func (p *Plane) Env(auditDir string) []string {
 	return []string{
-		runtime.EnvWorkloadAPI + "=unix://" + p.Authority.WorkloadSocket(),
+		runtime.EnvWorkloadAPI + "=" + p.WorkloadAPI(),
 		runtime.EnvAuthority + "=" + p.AuthorityAddr(),
 		runtime.EnvAuditDir + "=" + auditDir,
 	}

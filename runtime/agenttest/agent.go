@@ -46,8 +46,6 @@ func Config(change func(*runtime.Config)) AgentOption {
 
 // process is one running agent.
 type process struct {
-	spec   agentSpec
-	dir    string
 	cancel context.CancelFunc // of Serve, nil before
 	ended  chan error
 	rotate context.CancelFunc
@@ -83,23 +81,27 @@ func (s *agentSpec) apply(r *identity.Record) {
 	r.Class, r.IntegrityCap = s.record.Class, s.record.IntegrityCap
 }
 
-// Restart drains the agent a if it serves, ends its process, and makes another of the same identity over the same audit log, at
+// Restart drains the agent a if it serves, ends its process unless Stop or Kill did, and makes another of the same identity over the same audit log, at
 // another address. The test registers the services again and calls Serve.
 func (w *World) Restart(a *runtime.Agent, options ...AgentOption) *runtime.Agent {
 	w.tb.Helper()
-	p := w.process(a)
-	w.Stop(a)
-	for _, f := range options {
-		f(&p.spec)
+	w.mu.Lock()
+	running, spec := w.processes[a] != nil, w.specs[a.ID()]
+	w.mu.Unlock()
+	if running {
+		w.Stop(a)
 	}
-	return w.start(a.ID(), p.spec)
+	for _, f := range options {
+		f(&spec)
+	}
+	return w.start(a.ID(), spec)
 }
 
 func (w *World) start(id identity.AgentID, spec agentSpec) *runtime.Agent {
 	w.tb.Helper()
 	src := w.source(id, spec.life)
-	p := &process{spec: spec, dir: w.dir(id)}
-	cfg := runtime.Config{Source: src, Trust: &trust{w: w, self: id}, AuditDir: p.dir, Now: w.mesh.Now}
+	p := &process{}
+	cfg := runtime.Config{Source: src, Trust: &trust{w: w, self: id}, AuditDir: w.dir(id), Now: w.mesh.Now}
 	for _, f := range spec.change {
 		f(&cfg)
 	}
@@ -114,7 +116,7 @@ func (w *World) start(id identity.AgentID, spec agentSpec) *runtime.Agent {
 		go func() { defer p.wg.Done(); rotate(ctx, src, spec.life/2) }()
 	}
 	w.mu.Lock()
-	w.processes[a] = p
+	w.processes[a], w.specs[id] = p, spec
 	w.mu.Unlock()
 	w.tb.Cleanup(func() { w.end(a, p) })
 	return a

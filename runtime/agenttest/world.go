@@ -34,6 +34,7 @@ type World struct {
 	addresses map[identity.AgentID]string
 	processes map[*runtime.Agent]*process
 	sources   map[identity.AgentID]*meshtest.Source
+	specs     map[identity.AgentID]agentSpec
 	dirs      map[identity.AgentID]string
 	see       func(Message)
 	taps      map[identity.AgentID]string
@@ -46,7 +47,7 @@ func New(tb testing.TB) *World {
 	w := &World{
 		tb: tb, mesh: meshtest.New(tb), changed: make(chan struct{}), addresses: map[identity.AgentID]string{},
 		processes: map[*runtime.Agent]*process{}, sources: map[identity.AgentID]*meshtest.Source{},
-		dirs: map[identity.AgentID]string{}, taps: map[identity.AgentID]string{},
+		specs: map[identity.AgentID]agentSpec{}, dirs: map[identity.AgentID]string{}, taps: map[identity.AgentID]string{},
 	}
 	w.table = w.mesh.Table.Signed(tb)
 	return w
