@@ -37,6 +37,7 @@ check: tidy-check generate-diff breaking fmt-check lint vet archtest ## Run ever
 .PHONY: test
 test: need-cc ## Run all tests under the race detector in random order.
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 20m -p $(P) $(PKG)
+	$(GO) test -tags mutants -shuffle=on -timeout 10m -run TestDemoNoticesEachMissingCheck ./examples/incident
 
 .PHONY: race
 race: need-cc ## Hunt for races: run all tests COUNT (3) times on 1, 2 and 4 processors.
@@ -113,6 +114,13 @@ soak: need-cc ## Long run: all tests SOAKCOUNT (20) times under the race detecto
 .PHONY: stubs
 stubs: $(BIN)/buf $(GENERATORS) ## Generate and check Go, Python and TypeScript stubs as another repository would; needs python3, npm and their registries.
 	tools/stubs.sh
+
+.PHONY: spire
+spire: need-cc ## Run the plane and agents under a real SPIRE; SPIRE_BIN names the folder with spire-server and spire-agent. Not part of test.
+	@SPIRE_BIN="$${SPIRE_BIN:-}"; for p in spire-server spire-agent; do \
+		[ -n "$$SPIRE_BIN" ] && [ -x "$$SPIRE_BIN/$$p" ] || { echo "spire: no $$p in SPIRE_BIN='$$SPIRE_BIN': set SPIRE_BIN to the folder with the programs of SPIRE, see docs/spire.md" >&2; exit 1; }; \
+	done
+	SPIRE_BIN="$$(cd "$$SPIRE_BIN" && pwd)" CGO_ENABLED=1 $(GO) test -race -count=1 -v -timeout 15m -run '^TestSPIRE' ./internal/spiretest
 
 .PHONY: clean
 clean: ## Remove the built tools and test leftovers.

@@ -35,7 +35,7 @@ func TestTenantBudget(t *testing.T) {
 }
 
 func TestTenantSlots(t *testing.T) {
-	s := newScene(t, func(c *interceptors.Config) { c.TenantBudget.InFlight = 1 })
+	s := newScene(t, func(c *interceptors.Config) { c.TenantBudget.InFlight, c.AgentBudget.InFlight = 1, 2 })
 	_, in, err := s.end.Open(t.Context(), s.call(), nil)
 	wantReason(t, "the first call", err, 0)
 	for range 3 { // a refused call must not keep the agent's slot

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"sync"
@@ -226,10 +227,15 @@ func (s *scene) wantPairs(agents ...*runtime.Agent) {
 	s.t.Helper()
 	for _, a := range agents {
 		for _, d := range []v1.EventDirection{v1.EventDirection_EVENT_DIRECTION_INBOUND, v1.EventDirection_EVENT_DIRECTION_OUTBOUND} {
-			for id, evs := range s.calls(a, "", d) {
+			calls, wrong, example := s.calls(a, "", d), 0, ""
+			for id, evs := range calls {
 				if len(evs) != 2 || evs[0].GetPhase() != v1.EventPhase_EVENT_PHASE_INTENT || evs[1].GetPhase() != v1.EventPhase_EVENT_PHASE_OUTCOME {
-					s.t.Errorf("%s: %s call %s has %d records: %v", a.ID(), d, id, len(evs), evs)
+					wrong++
+					example = fmt.Sprintf("%s of %s has %d records, the first %s %s", id, evs[0].GetMethod(), len(evs), evs[0].GetPhase(), evs[0].GetReason())
 				}
+			}
+			if wrong > 0 {
+				s.t.Errorf("%s: %d of %d calls %s are no pairs, such as %s", a.ID().Name(), wrong, len(calls), d, example)
 			}
 		}
 	}

@@ -38,6 +38,7 @@ func TestUpRefusals(t *testing.T) {
 		{"no port", []string{"--edge", "localhost"}, 2, "host:port"},
 		{"a trust domain with a scheme", []string{"--dir", filepath.Join(w.bin, "td"), "--trust-domain", "spiffe://x"}, 2, "trust domain"},
 		{"certificates for a second", []string{"--dir", filepath.Join(w.bin, "ttl"), "--svid-ttl", "1s"}, 2, "lifetime"},
+		{"a Workload API that is no unix socket", []string{"--workload-api", "tcp://127.0.0.1:1"}, 2, "unix:// and an absolute path"},
 		{"a negative budget", []string{"--agent-burst", "-1"}, 2, "--agent-burst"},
 		{"arguments", []string{"now"}, 2, "no arguments"},
 	} {

@@ -17,7 +17,7 @@ func fileSystemOf(path string) (name string, memory bool, err error) {
 	if err := syscall.Statfs(path, &s); err != nil {
 		return "", false, fmt.Errorf("looking at the file system of %s: %w", path, err)
 	}
-	switch kind := uint32(s.Type); kind { //nolint:gosec,unconvert // G115: the type has 32 bits, in a field that differs between architectures.
+	switch kind := uint32(s.Type); kind { //nolint:gosec // G115: the type has 32 bits, in a field that differs between architectures.
 	case tmpfs:
 		return "tmpfs", true, nil
 	case ramfs:

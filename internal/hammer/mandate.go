@@ -32,7 +32,9 @@ type oneKey struct {
 }
 
 // GrantKey implements delegation.KeyView.
-func (k oneKey) GrantKey(_, id string, _ time.Time) (ed25519.PublicKey, bool) { return k.key, id == k.id }
+func (k oneKey) GrantKey(_, id string, _ time.Time) (ed25519.PublicKey, bool) {
+	return k.key, id == k.id
+}
 
 // Generation implements delegation.KeyView.
 func (oneKey) Generation() uint64 { return 1 }
@@ -140,7 +142,7 @@ func (e *enveloper) envelope() (*v1.Envelope, error) {
 		Chain:  e.chain, Control: internalLabel(), Context: e.refs, DeadlineUnixMs: time.Now().Add(30 * time.Second).UnixMilli(),
 	}
 	for i, r := range e.refs {
-		env.Data = append(env.Data, &v1.DataLabel{Ref: uint32(i), Label: r.GetLabel()}) //nolint:gosec // G115: two.
+		env.Data = append(env.Data, &v1.DataLabel{Ref: uint32(i), Label: r.GetLabel()})
 	}
 	return env, nil
 }

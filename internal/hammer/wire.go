@@ -16,7 +16,7 @@ const (
 
 // order is one line to a child.
 type order struct {
-	Do    string `json:"do"`
+	Do    string     `json:"do"`
 	Start *startSpec `json:"start,omitempty"`
 	Run   *runSpec   `json:"run,omitempty"`
 }
@@ -42,8 +42,8 @@ type startSpec struct {
 
 // runSpec is one spell of calls.
 type runSpec struct {
-	InFlight   int        `json:"in_flight"`
-	DurationNs int64      `json:"duration_ns"`
+	InFlight   int      `json:"in_flight"`
+	DurationNs int64    `json:"duration_ns"`
 	Mandate    *mandate `json:"mandate,omitempty"`
 }
 

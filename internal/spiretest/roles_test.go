@@ -160,7 +160,7 @@ func strangerRole(ctx context.Context, out *reporter) error {
 	if err != nil {
 		return err
 	}
-	defer src.Close() //nolint:errcheck // the process ends
+	defer src.Close()
 	own, err := src.GetX509SVID()
 	if err != nil {
 		return err
@@ -196,7 +196,7 @@ func probeRole(ctx context.Context, out *reporter) error {
 	if err != nil {
 		return err
 	}
-	defer src.Close() //nolint:errcheck // the process ends
+	defer src.Close()
 	svid, err := src.GetX509SVID()
 	if err == nil {
 		out.say(event{Kind: kindReady, Text: svid.ID.String()})

@@ -31,7 +31,7 @@ const envBin = "SPIRE_BIN"
 const host = "spiffe://" + trustDomain + "/host"
 
 // serverConfig and agentConfig take the folder, the trust domain and the port. The server signs with an intermediate certificate
-// of a root that it does not hold the name of: a chain has a certificate between leaf and root, as where SPIRE joins a PKI.
+// of an upstream root, so a chain has a certificate between leaf and root, as where SPIRE joins a PKI.
 const (
 	serverConfig = `server {
   bind_address = "127.0.0.1"
@@ -178,7 +178,6 @@ func (s *spire) daemon(program string, args ...string) {
 	cmd := exec.Command(filepath.Join(s.bin, program), args...)
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr, cmd.Dir = &log, &log, s.dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -202,7 +201,7 @@ func freePort(t *testing.T) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() //nolint:errcheck // nothing was served
+	defer l.Close()
 	addr, ok := l.Addr().(*net.TCPAddr)
 	if !ok {
 		t.Fatal(l.Addr())

@@ -36,7 +36,8 @@ func IntegrityCap(i v1.Integrity) AgentOption {
 	return func(s *agentSpec) { s.record.IntegrityCap = int32(i) }
 }
 
-// SVIDLife makes the agent's certificates live for d; they are replaced at half of it. The default is an hour, without replacement.
+// SVIDLife makes the agent's certificates live for d; they are replaced before half of it is over. The default is an hour, without
+// replacement.
 func SVIDLife(d time.Duration) AgentOption { return func(s *agentSpec) { s.life = d } }
 
 // Config changes the agent's configuration. Source, Trust, AuditDir and Now are the World's.
@@ -113,7 +114,7 @@ func (w *World) start(id identity.AgentID, spec agentSpec) *runtime.Agent {
 	p.rotate = cancel
 	if spec.life > 0 {
 		p.wg.Add(1)
-		go func() { defer p.wg.Done(); rotate(ctx, src, spec.life/2) }()
+		go func() { defer p.wg.Done(); rotate(ctx, src, spec.life*2/5) }()
 	}
 	w.mu.Lock()
 	w.processes[a], w.specs[id] = p, spec
