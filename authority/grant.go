@@ -24,8 +24,8 @@ const (
 	defaultDepth    = 4
 	maxPrincipal    = 256
 	maxTask         = 128
-	// maxGrantPurpose is below an agent's: the purpose of a task travels with every call.
-	maxGrantPurpose = 256
+	// maxGrantPurpose is what an envelope can carry: the purpose of a task travels with every call.
+	maxGrantPurpose = 128
 )
 
 // ErrCeiling is returned for a grant of more than the capability table allows anyone in the tenant.

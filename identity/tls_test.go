@@ -11,6 +11,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
@@ -172,6 +173,30 @@ func TestRotatedSVIDIsServed(t *testing.T) {
 	}
 }
 
+// federated is a source that holds bundles of every trust domain, as one that federates does.
+type federated struct {
+	*meshtest.Source
+	ca *meshtest.CA
+}
+
+func (f federated) GetX509BundleForTrustDomain(td spiffeid.TrustDomain) (*x509bundle.Bundle, error) {
+	return x509bundle.FromX509Authorities(td, []*x509.Certificate{f.ca.Certificate()}), nil
+}
+
+// A bundle of another trust domain lets its agents be verified, not served.
+func TestServerRefusesOtherTrustDomains(t *testing.T) {
+	w := meshtest.New(t)
+	server := federated{w.Source(w.ID("acme", "writer")), w.CA}
+	home := w.Source(w.ID("acme", "relay"))
+	if _, _, err := shake(t, identity.ServerTLS(server), identity.ClientTLS(home, server.ID())); err != nil {
+		t.Fatalf("a client of the own trust domain: %v", err)
+	}
+	abroad := w.Source(w.ID("acme", "relay"), meshtest.Template(func(c *x509.Certificate) { c.URIs[0].Host = "other.test" }))
+	if _, _, err := shake(t, identity.ServerTLS(server), identity.ClientTLS(abroad, server.ID())); err == nil {
+		t.Error("a client of another trust domain is served")
+	}
+}
+
 // failing is a source that has lost its SVID.
 type failing struct{ *meshtest.Source }
 
@@ -204,6 +229,11 @@ func TestPeerFromTLSRefusals(t *testing.T) {
 		if p, err := identity.PeerFromTLS(state); !errors.Is(err, identity.ErrNoPeer) || !p.IsZero() {
 			t.Errorf("%s: PeerFromTLS() = %v, %v, want ErrNoPeer", name, p, err)
 		}
+	}
+	ca := *leaf
+	ca.IsCA = true
+	if _, err := identity.PeerFromLeaf(&ca); !errors.Is(err, identity.ErrNotAnIdentity) {
+		t.Errorf("PeerFromLeaf(CA) = %v", err)
 	}
 	short := *leaf
 	short.ExtKeyUsage = slices.Clone(leaf.ExtKeyUsage[:1])

@@ -34,13 +34,14 @@ func TestTenantBudget(t *testing.T) {
 	}
 }
 
+// A call that finds no slot of its tenant gives its agent's slot back.
 func TestTenantSlots(t *testing.T) {
-	s := newScene(t, func(c *interceptors.Config) { c.TenantBudget.InFlight, c.AgentBudget.InFlight = 1, 2 })
-	_, in, err := s.end.Open(t.Context(), s.call(), nil)
-	wantReason(t, "the first call", err, 0)
-	for range 3 { // a refused call must not keep the agent's slot
-		wantReason(t, "a second call at once", s.send(s.envelope()), v1.Reason_REASON_CONCURRENCY)
-	}
+	s := newScene(t, func(c *interceptors.Config) { c.TenantBudget.InFlight, c.AgentBudget.InFlight = 1, 1 })
+	c := s.call()
+	c.Session = s.Session(t, s.end, s.Agent("acme", "other"))
+	_, in, err := s.end.Open(t.Context(), c, nil)
+	wantReason(t, "a call of another agent", err, 0)
+	wantReason(t, "a second call of the tenant", s.send(s.envelope()), v1.Reason_REASON_CONCURRENCY)
 	in.Close(&err)
 	wantReason(t, "after the first", s.send(s.envelope()), 0)
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/safeconduct/safeconduct/delegation"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
+	"github.com/safeconduct/safeconduct/identity"
 	"github.com/safeconduct/safeconduct/policy"
 )
 
@@ -13,8 +14,10 @@ import (
 // new conversation counts as the worst instead of pushing out a tainted one.
 const (
 	maxConversations = 65536
-	conversationIdle = 24 * time.Hour
-	sweepEvery       = time.Minute
+	// maxPeerConversations is one peer's share: who fills it spoils its own conversations only.
+	maxPeerConversations = 4096
+	conversationIdle     = 24 * time.Hour
+	sweepEvery           = time.Minute
 )
 
 // Conversation is the information-flow label of one conversation that this agent takes part in. It only ever worsens. It is
@@ -24,6 +27,7 @@ type Conversation struct {
 	mu    sync.Mutex
 	label policy.Label
 	used  time.Time
+	peer  identity.AgentID // who started it
 }
 
 // ID returns the conversation id, 16 bytes; the caller must not change it.
@@ -59,18 +63,20 @@ type conversationKey struct {
 type conversations struct {
 	mu    sync.Mutex
 	m     map[conversationKey]*Conversation
+	peers map[identity.AgentID]int // how many of them each agent has started
 	swept time.Time
 }
 
-// join returns the conversation id of leaf's principal, created with label l or tainted by it. An empty id means that of the chain.
-func (cs *conversations) join(leaf *delegation.Leaf, id []byte, l policy.Label, now time.Time) *Conversation {
+// join returns the conversation id of leaf's principal, created for peer with label l or tainted by it. An empty id means that of
+// the chain.
+func (cs *conversations) join(leaf *delegation.Leaf, id []byte, l policy.Label, now time.Time, peer identity.AgentID) *Conversation {
 	if len(id) == 0 {
 		chainID := leaf.ChainID()
 		id = chainID[:]
 	}
 	p := leaf.Principal()
 	k := conversationKey{leaf.Tenant(), p.GetIssuer(), p.GetSubject(), p.GetType(), string(id)}
-	c, created := cs.find(k, l, now)
+	c, created := cs.find(k, l, now, peer)
 	if !created {
 		c.mu.Lock()
 		c.label, c.used = policy.Join(c.label, l), now
@@ -79,28 +85,41 @@ func (cs *conversations) join(leaf *delegation.Leaf, id []byte, l policy.Label, 
 	return c
 }
 
-func (cs *conversations) find(k conversationKey, l policy.Label, now time.Time) (c *Conversation, created bool) {
+func (cs *conversations) find(k conversationKey, l policy.Label, now time.Time, peer identity.AgentID) (c *Conversation, created bool) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	if c := cs.m[k]; c != nil {
 		return c, false
 	}
-	c = &Conversation{id: []byte(k.id), label: l, used: now}
+	c = &Conversation{id: []byte(k.id), label: l, used: now, peer: peer}
 	if cs.m == nil {
 		cs.m = map[conversationKey]*Conversation{}
 	}
-	if len(cs.m) >= maxConversations && now.Sub(cs.swept) > sweepEvery { // a full table must not cost a sweep for each message
-		cs.swept = now
-		for old, oc := range cs.m {
-			if now.Sub(oc.idleSince()) > conversationIdle {
-				delete(cs.m, old)
-			}
-		}
+	if cs.peers == nil {
+		cs.peers = map[identity.AgentID]int{}
 	}
-	if len(cs.m) >= maxConversations {
-		c.label = policy.Label{}
+	full := func() bool { return len(cs.m) >= maxConversations || cs.peers[peer] >= maxPeerConversations }
+	if full() && now.Sub(cs.swept) > sweepEvery { // a full table must not cost a sweep for each message
+		cs.swept = now
+		cs.sweep(now)
+	}
+	if full() {
+		c.label = policy.Join(policy.Label{}, policy.Label{}) // the worst, in full
 		return c, true
 	}
 	cs.m[k] = c
+	cs.peers[peer]++
 	return c, true
+}
+
+// sweep forgets what has been idle for a day, and counts again.
+func (cs *conversations) sweep(now time.Time) {
+	clear(cs.peers)
+	for k, c := range cs.m {
+		if now.Sub(c.idleSince()) > conversationIdle {
+			delete(cs.m, k)
+			continue
+		}
+		cs.peers[c.peer]++
+	}
 }

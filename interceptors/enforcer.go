@@ -27,6 +27,8 @@ type Config struct {
 
 	// Zero budgets are conduct.DefaultAgent and conduct.DefaultTenant.
 	AgentBudget, TenantBudget conduct.Budget
+	// Meter replaces the one that is made from the budgets, where the verifier spends from it too.
+	Meter *conduct.Meter
 	// ReplayKeys bounds the admitted messages remembered per tenant; 0 is 1,000,000.
 	ReplayKeys int
 }
@@ -60,19 +62,29 @@ func New(cfg Config) (*Enforcer, error) {
 			return nil, fmt.Errorf("enforcer: no %s", need.name)
 		}
 	}
-	return &Enforcer{cfg: cfg, party: &v1.Party{SpiffeId: cfg.Self.String()}, meter: conduct.NewMeter(cfg.AgentBudget, cfg.TenantBudget), replay: newReplaySet(cfg.ReplayKeys)}, nil
+	if cfg.Meter == nil {
+		cfg.Meter = conduct.NewMeter(cfg.AgentBudget, cfg.TenantBudget)
+	}
+	return &Enforcer{cfg: cfg, party: &v1.Party{SpiffeId: cfg.Self.String()}, meter: cfg.Meter, replay: newReplaySet(cfg.ReplayKeys)}, nil
 }
 
 // Self returns the endpoint's own identity.
 func (e *Enforcer) Self() identity.AgentID { return e.cfg.Self }
+
+// InFlight returns how many calls of one agent may be in flight, for transports that bound streams.
+func (e *Enforcer) InFlight() int64 { return e.meter.InFlight() }
 
 // Methods returns the method table.
 func (e *Enforcer) Methods() *Methods { return e.cfg.Methods }
 
 // Admitted notes a message that an earlier process of this identity admitted, so that its bytes are refused after a restart.
 // It is called for the intent records of the audit log before the first connection is accepted.
-func (e *Enforcer) Admitted(sender identity.AgentID, id []byte) {
-	e.replay.insert(sender.Tenant(), replayKey(sender, id), e.cfg.Now())
+// An error means that the replay set has no room for it, and that serving would risk a second effect.
+func (e *Enforcer) Admitted(sender identity.AgentID, id []byte) error {
+	if _, full := e.replay.insert(sender.Tenant(), replayKey(sender, id), e.cfg.Now()); full {
+		return deny(v1.Reason_REASON_LIMIT, errors.New("the replay set of the tenant is full"))
+	}
+	return nil
 }
 
 // Call is one logical call as every transport sees it.
@@ -82,6 +94,7 @@ type Call struct {
 	Transport Transport
 	Metadata  []byte // the envelope in metadata, where the request has no field for one
 	Remote    string // address, for the record only
+	Peer      string // SPIFFE ID of a verified peer that has no session, for the record only
 }
 
 // Open starts the interaction of one call. It always returns an Interaction, also with an error, so that [Interaction.Close]
@@ -90,6 +103,7 @@ func (e *Enforcer) Open(ctx context.Context, c *Call, refused error) (context.Co
 	in := e.newInteraction(c)
 	ctx = context.WithValue(ctx, interactionKey{}, in)
 	if d := in.admitCall(refused); d != nil {
+		in.atGate = true
 		return ctx, in, in.refuse(d)
 	}
 	return ctx, in, nil
@@ -101,6 +115,7 @@ func (e *Enforcer) Present(ctx context.Context, c *Call, chain *v1.DelegationCha
 	in.method = presentMethod()
 	defer in.Close(&err)
 	if d := in.admitCall(nil); d != nil {
+		in.atGate = true
 		return nil, in.refuse(d)
 	}
 	leaf, d := in.verify(chain, nil)
@@ -170,14 +185,19 @@ func (e *Enforcer) RefuseTransport(peer string, cause error) error {
 	if d.DecisionID == [16]byte{} {
 		d.DecisionID = randomID()
 	}
-	own, surplus := e.refusals.single(refusalKey{peer, d.Reason}, e.cfg.Now())
-	for k, n := range surplus {
-		e.recordRefusal(k.peer, &Denial{Reason: k.reason, DecisionID: randomID()}, n)
-	}
-	if own {
+	if e.countRefusal(peer, d.Reason) {
 		e.recordRefusal(peer, d, 0)
 	}
 	return d
+}
+
+// countRefusal reports whether a refusal gets records of its own, and writes down how many did not in the second that has ended.
+func (e *Enforcer) countRefusal(peer string, reason v1.Reason) (own bool) {
+	own, surplus := e.refusals.single(refusalKey{peer, reason}, e.cfg.Now())
+	for k, n := range surplus {
+		e.recordRefusal(k.peer, &Denial{Reason: k.reason, DecisionID: randomID()}, n)
+	}
+	return own
 }
 
 // denialOf returns err as a fresh Denial, with reason for errors that carry none.

@@ -30,6 +30,7 @@ type Interaction struct {
 	id      [16]byte
 	started time.Time
 	held    bool // a concurrency slot
+	atGate  bool // refused before any message was looked at
 	purpose string
 
 	env   *v1.Envelope // of the first message
@@ -41,7 +42,7 @@ type Interaction struct {
 	origin  *v1.Principal
 	until   time.Time // when the handler's context ends
 	permit  atomic.Pointer[policy.Permit]
-	talk    *Conversation
+	talk    atomic.Pointer[Conversation]
 	intent  atomic.Pointer[audit.Position]
 
 	mu       sync.Mutex
@@ -231,7 +232,8 @@ func (in *Interaction) count(req proto.Message) (first bool, refused error) {
 
 // later runs what every further message of a stream must pass again before its own checks.
 func (in *Interaction) later(env *v1.Envelope, now time.Time) *Denial {
-	if !bytes.Equal(env.GetId(), in.env.GetId()) {
+	if env != in.env && (!bytes.Equal(env.GetId(), in.env.GetId()) || !bytes.Equal(env.GetConversation(), in.env.GetConversation()) ||
+		!bytes.Equal(env.GetCausation(), in.env.GetCausation())) {
 		return denyf(v1.Reason_REASON_MALFORMED, "a later message carries another envelope")
 	}
 	if d := in.call.Session.refresh(in.e, now); d != nil {
@@ -292,6 +294,7 @@ func (in *Interaction) decide(ctx context.Context, env *v1.Envelope, req proto.M
 			return d
 		}
 	}
+	in.converse(env, permit.Control(), now)
 	in.permit.Store(&permit)
 	return nil
 }
@@ -318,26 +321,37 @@ func (in *Interaction) authorize(env *v1.Envelope, req proto.Message, now time.T
 		}
 		in.setLeaf(leaf)
 	}
+	if d := in.checkMembers(leaf); d != nil {
+		return none, d
+	}
 	resource, err := in.method.ResourceOf(req, DefaultResource(in.e.cfg.Self))
 	if err != nil {
 		return none, denyf(v1.Reason_REASON_MALFORMED, "resource: %w", err)
+	}
+	if !policy.ValidResource(resource) { // before it can reach a record
+		return none, denyf(v1.Reason_REASON_MALFORMED, "resource of the request is not well formed")
 	}
 	facts, err := in.method.factsOf(req)
 	if err != nil {
 		return none, denyf(v1.Reason_REASON_MALFORMED, "facts: %w", err)
 	}
 	claim, action := env.GetIntent(), in.method.Intent.GetAction()
+	in.mu.Lock()
 	in.resource = resource
+	in.mu.Unlock()
 	if claim.GetAction() != action {
 		return none, denyf(v1.Reason_REASON_INTENT_MISMATCH, "envelope claims action %q, the method is %q", claim.GetAction(), action)
 	}
 	if len(claim.GetResource()) > 0 && !equalPath(claim.GetResource(), resource) {
 		return none, denyf(v1.Reason_REASON_INTENT_MISMATCH, "envelope claims resource %q, the request is for %q", claim.GetResource(), resource)
 	}
-	in.claimed, err = policy.LabelFromProto(env.GetControl())
+	claimed, err := policy.LabelFromProto(env.GetControl())
 	if err != nil {
 		return none, deny(v1.Reason_REASON_LABEL_UNKNOWN, err)
 	}
+	in.mu.Lock()
+	in.claimed = claimed
+	in.mu.Unlock()
 	err = in.e.cfg.Verifier.Recheck(leaf, peer, delegation.Intent{Action: action, Resource: resource, Purpose: claim.GetPurpose(), Facts: facts})
 	if err != nil {
 		return none, denialOf(err, v1.Reason_REASON_CHAIN_INVALID)
@@ -348,6 +362,28 @@ func (in *Interaction) authorize(env *v1.Envelope, req proto.Message, now time.T
 		}
 	}
 	return in.askPolicy(env, resource, now)
+}
+
+// checkMembers refuses a chain in which an agent that acted before the peer is no longer active: what a contained agent has handed
+// on ends with it. Members are looked up once for each chain, connection and state of the registry.
+func (in *Interaction) checkMembers(leaf *delegation.Leaf) *Denial {
+	s, link := in.call.Session, leaf.Link()
+	generation := in.e.cfg.Registry.Generation()
+	if s.cleared(link, generation) {
+		return nil
+	}
+	for _, l := range leaf.Links() {
+		id, err := identity.ParseAgent(l.GetDelegate())
+		if err != nil || id == in.e.cfg.Self {
+			continue // the last delegate is this endpoint
+		}
+		rec := in.e.cfg.Registry.Agent(id)
+		if rec == nil || policy.StateReason(rec.State) != 0 {
+			return denyf(v1.Reason_REASON_CHAIN_HANDLE_REVOKED, "%s in the chain is not active", id)
+		}
+	}
+	s.clear(link, generation)
+	return nil
 }
 
 func (in *Interaction) setLeaf(leaf *delegation.Leaf) {
@@ -373,16 +409,21 @@ func (in *Interaction) askPolicy(env *v1.Envelope, resource []string, now time.T
 	if !decision.Allowed() {
 		return policy.Permit{}, deny(decision.Reason, errors.New(decision.Cause))
 	}
-	switch {
-	case !in.e.cfg.Self.IsService():
-		in.talk = in.e.talks.join(in.leaf, env.GetConversation(), decision.Effective, now)
-	case in.talk == nil:
-		// A service works for many agents in one conversation; what it read for one must not taint what it answers another.
-		in.talk = &Conversation{id: env.GetConversation(), label: decision.Effective}
-	default:
-		in.talk.Taint(decision.Effective)
-	}
 	return permit, nil
+}
+
+// converse joins the message's label into the conversation, once the message is admitted. The conversation of a call never changes.
+func (in *Interaction) converse(env *v1.Envelope, l policy.Label, now time.Time) {
+	if talk := in.talk.Load(); talk != nil {
+		talk.Taint(l)
+		return
+	}
+	if in.e.cfg.Self.IsService() {
+		// A service works for many agents in one conversation; what it read for one must not taint what it answers another.
+		in.talk.Store(&Conversation{id: env.GetConversation(), label: l})
+		return
+	}
+	in.talk.Store(in.e.talks.join(in.leaf, env.GetConversation(), l, now, in.call.Session.peer.Agent))
 }
 
 // commit spends the message's id and writes the intent record: last, so that a refused message burns nothing.
@@ -428,16 +469,26 @@ func (in *Interaction) Emit(msg any) error {
 	if in.intent.Load() == nil {
 		return in.refuse(denyf(v1.Reason_REASON_NO_ENVELOPE, "a reply before any message was admitted"))
 	}
-	if in.method == nil || in.talk == nil {
+	talk := in.talk.Load()
+	if in.method == nil || talk == nil {
+		if d := in.call.Session.refresh(in.e, in.e.cfg.Now()); d != nil { // an open stream ends with its peer
+			return in.refuse(d)
+		}
 		return nil
 	}
 	ceiling := in.method.Intent.GetMaxConfidentiality()
-	if l := in.talk.Label(); ceiling != v1.Confidentiality_CONFIDENTIALITY_UNSPECIFIED && l.Confidentiality > ceiling {
+	if l := talk.Label(); ceiling != v1.Confidentiality_CONFIDENTIALITY_UNSPECIFIED && l.Confidentiality > ceiling {
 		return in.refuse(denyf(v1.Reason_REASON_CONFIDENTIALITY_TOO_HIGH, "the conversation is %s, the method's ceiling %s", l, ceiling))
 	}
 	if p := in.permit.Load(); p != nil {
-		if err := p.Check(in.e.cfg.Now()); errors.Is(err, policy.ErrPermitRevoked) {
+		switch err := p.Check(in.e.cfg.Now()); {
+		case errors.Is(err, policy.ErrPermitRevoked):
 			return in.refuse(deny(v1.Reason_REASON_AGENT_STATE, err))
+		case err != nil:
+			return in.refuse(deny(v1.Reason_REASON_CHAIN_TIME, err))
+		}
+		if d := in.checkMembers(in.leaf); d != nil {
+			return in.refuse(d)
 		}
 	}
 	return nil
@@ -509,14 +560,20 @@ func (in *Interaction) Method() *Method { return in.method }
 // Purpose returns the purpose of the intent, which every further call of the chain shares.
 func (in *Interaction) Purpose() string { return in.purpose }
 
-// Until returns when the handler's context ends.
-func (in *Interaction) Until() time.Time { return in.until }
+// Until returns when the handler's context ends: with the call's time, or with the chain that the call stands on. It is zero for a
+// method that has no envelope, which ends with its connection.
+func (in *Interaction) Until() time.Time {
+	if in.leaf != nil && in.leaf.Expires().Before(in.until) {
+		return in.leaf.Expires()
+	}
+	return in.until
+}
 
 // Leaf returns the verified chain, nil for an open method.
 func (in *Interaction) Leaf() *delegation.Leaf { return in.leaf }
 
 // Conversation returns the conversation that the call belongs to, nil for an open method.
-func (in *Interaction) Conversation() *Conversation { return in.talk }
+func (in *Interaction) Conversation() *Conversation { return in.talk.Load() }
 
 // Attach adds context references to the reply, at most 32 in all; the caller can use them without reading the reply.
 func (in *Interaction) Attach(refs ...*v1.ContextRef) error {

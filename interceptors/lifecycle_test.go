@@ -449,3 +449,26 @@ func TestServicePeersTakeTheTenantOfTheChain(t *testing.T) {
 	e := s.envelope()
 	wantReason(t, "a service with another's chain", s.send(e), v1.Reason_REASON_CHAIN_PRESENTER)
 }
+
+func TestAttachedReferencesAreBounded(t *testing.T) {
+	s := newScene(t)
+	_, in, err := s.end.Open(t.Context(), s.call(), nil)
+	defer in.Close(&err)
+	if err := in.Attach(repeat(32, refOf(64))...); err != nil || len(in.Attached()) != 32 {
+		t.Errorf("Attach(32) = %v, %d kept", err, len(in.Attached()))
+	}
+	var d *interceptors.Denial
+	if err := in.Attach(refOf(64)); !errors.As(err, &d) || d.Reason != v1.Reason_REASON_LIMIT || len(in.Attached()) != 32 {
+		t.Errorf("Attach(33rd) = %v, %d kept", err, len(in.Attached()))
+	}
+}
+
+func TestDenialsKeepTheirCause(t *testing.T) {
+	cause := errors.New(canary)
+	if d := interceptors.Refuse(v1.Reason_REASON_POLICY, cause); !errors.Is(d, cause) {
+		t.Error("a denial hides its cause from the log")
+	}
+	if d := interceptors.Refuse(v1.Reason_REASON_POLICY, nil); d.Error() != "REASON_POLICY" || errors.Unwrap(d) != nil {
+		t.Errorf("a denial without a cause: %v", d)
+	}
+}

@@ -9,6 +9,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/safeconduct/safeconduct/delegation"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
@@ -189,6 +191,17 @@ func fieldPath(md protoreflect.MessageDescriptor, path string) ([]protoreflect.F
 		out, md = append(out, fd), fd.Message()
 	}
 	return out, nil
+}
+
+// NewInput returns an empty request of the method, nil where its type is not known.
+func (m *Method) NewInput() proto.Message {
+	if m == nil || m.Input == nil {
+		return nil
+	}
+	if t, err := protoregistry.GlobalTypes.FindMessageByName(m.Input.FullName()); err == nil {
+		return t.New().Interface()
+	}
+	return dynamicpb.NewMessage(m.Input)
 }
 
 // audit returns the method's audit class; unspecified is the strictest.

@@ -14,15 +14,20 @@ import (
 	"github.com/safeconduct/safeconduct/policy"
 )
 
-// Root returns a context for work that no incoming call caused: it acts under leaf, in a new conversation that starts at l.
+// Root returns a context for work that no incoming call caused: it acts under leaf, in a new conversation that starts at l, or
+// worse when ctx is that of a handler that has read worse.
 // Calls made with it extend leaf's chain.
 func (e *Enforcer) Root(ctx context.Context, leaf *delegation.Leaf, purpose string, l policy.Label) (context.Context, *Interaction) {
 	id := make([]byte, 16)
 	_, _ = rand.Read(id)
-	in := &Interaction{
-		e: e, id: randomID(), started: e.cfg.Now(), leaf: leaf, purpose: purpose,
-		talk: e.talks.join(leaf, id, l, e.cfg.Now()),
+	in := &Interaction{e: e, id: randomID(), started: e.cfg.Now(), leaf: leaf, purpose: purpose}
+	if cause, ok := From(ctx); ok { // a grant of its own does not wash off what the handler has read
+		in.env = cause.env
+		if talk := cause.Conversation(); talk != nil {
+			l = policy.Join(l, talk.Label())
+		}
 	}
+	in.talk.Store(&Conversation{id: id, label: l, used: e.cfg.Now(), peer: e.cfg.Self})
 	return context.WithValue(ctx, interactionKey{}, in), in
 }
 

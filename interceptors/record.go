@@ -42,7 +42,7 @@ func (in *Interaction) recordIntent(ctx context.Context, class audit.Class, why 
 	if class == audit.Reply {
 		class = audit.Buffered // the durable outcome makes its intent durable too
 	}
-	pos, err := in.e.cfg.Audit.Append(ctx, class, ev)
+	pos, err := in.append(ctx, class, ev)
 	if pos != (audit.Position{}) {
 		in.intent.Store(&pos) // also with an error: the record was accepted and must not be written twice
 	}
@@ -67,6 +67,9 @@ func (in *Interaction) recordOutcome(err error) error {
 	in.mu.Lock()
 	why := in.denial
 	in.mu.Unlock()
+	if in.atGate && why != nil && !in.e.countRefusal(in.who(), why.Reason) {
+		return nil // one of a flood: it is a number in the next record of its kind
+	}
 	class := classOf(in.method)
 	if why != nil || in.method == nil {
 		class = in.denialClass(why)
@@ -93,16 +96,24 @@ func (in *Interaction) recordOutcome(err error) error {
 	case err != nil:
 		ev.Reason, ev.Cause = reasonOfHandler(err), causeOf(err)
 	}
-	_, aerr := in.e.cfg.Audit.Append(ctx, class, ev)
+	_, aerr := in.append(ctx, class, ev)
 	return aerr
+}
+
+// append writes a record, and a shorter one where the log cannot take the whole: a refusal must leave a trace whatever the peer sent.
+func (in *Interaction) append(ctx context.Context, class audit.Class, ev *v1.AuditEvent) (audit.Position, error) {
+	pos, err := in.e.cfg.Audit.Append(ctx, class, ev)
+	if errors.Is(err, audit.ErrTooLarge) || errors.Is(err, audit.ErrInvalid) {
+		ev.Resource, ev.Policies, ev.DecisionInput, ev.Chain, ev.ControlClaimed, ev.ControlEffective = nil, nil, nil, nil, nil, nil
+		ev.Method, ev.Purpose = clip(ev.GetMethod()), clip(ev.GetPurpose())
+		return in.e.cfg.Audit.Append(ctx, class, ev)
+	}
+	return pos, err
 }
 
 // denialClass makes the first refusals of one peer and reason in a second durable; a flood is recorded, but buys no fsyncs.
 func (in *Interaction) denialClass(why *Denial) audit.Class {
-	k := refusalKey{}
-	if in.call.Session != nil {
-		k.peer = in.call.Session.peer.ID.String()
-	}
+	k := refusalKey{peer: in.who()}
 	if why != nil {
 		k.reason = why.Reason
 	}
@@ -111,6 +122,14 @@ func (in *Interaction) denialClass(why *Denial) audit.Class {
 		return audit.Effect
 	}
 	return audit.Buffered
+}
+
+// who is the peer that refusals are counted against.
+func (in *Interaction) who() string {
+	if in.call.Session != nil {
+		return in.call.Session.peer.ID.String()
+	}
+	return in.call.Peer
 }
 
 func reasonOfHandler(err error) v1.Reason {
@@ -143,7 +162,7 @@ func CodeOf(err error) Code {
 	}
 	var d *Denial
 	var p *PublicError
-	var c interface{ WireCode() Code }
+	c, own := err.(interface{ WireCode() Code }) //nolint:errorlint // only the error itself: what it wraps is not what the peer sees.
 	switch {
 	case errors.As(err, &d):
 		return d.Code
@@ -152,7 +171,7 @@ func CodeOf(err error) Code {
 			return CodeInternal // an error never looks like success
 		}
 		return p.Code
-	case errors.As(err, &c):
+	case own:
 		return c.WireCode()
 	case errors.Is(err, context.Canceled):
 		return CodeCanceled

@@ -1,6 +1,7 @@
 package interceptors
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -47,7 +48,13 @@ type Session struct {
 	tenant  *conduct.Account
 	chains  *delegation.ConnTable
 	pinned  atomic.Pointer[pinnedRecord]
+
+	mu      sync.Mutex
+	members map[[32]byte]uint64 // chains by link, and the registry generation at which all of their members were active
 }
+
+// maxMembers bounds the chains of one connection whose members are remembered as active; the rest are looked up again.
+const maxMembers = 1024
 
 type pinnedRecord struct {
 	generation uint64
@@ -89,6 +96,23 @@ func (s *Session) refresh(e *Enforcer, now time.Time) *Denial {
 		return denyf(r, "%s is %s", s.peer.ID, pin.record.State)
 	}
 	return nil
+}
+
+// cleared reports whether every member of a chain was active when the registry had this generation.
+func (s *Session) cleared(link [32]byte, generation uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, known := s.members[link]
+	return known && at == generation
+}
+
+func (s *Session) clear(link [32]byte, generation uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.members == nil || len(s.members) >= maxMembers {
+		s.members = map[[32]byte]uint64{}
+	}
+	s.members[link] = generation
 }
 
 // record returns the registry record that the last refresh found, and the generation that it belongs to.

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/safeconduct/safeconduct/delegation"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/identity"
@@ -210,6 +212,7 @@ func TestDeriveNeverExceedsItsPermit(t *testing.T) {
 	})
 	t.Run("permit of another engine", func(t *testing.T) {
 		other := w.Service("other")
+		w.Table.Allow("acme", meshtest.DefaultClass, "memory.read", []string{"notes"}, false, other.String())
 		if got, d := w.Engine(other).Derive(p, "memory.read", []string{"notes"}); d.Allowed() || !got.IsZero() {
 			t.Error("Derive at another engine allows")
 		}
@@ -357,6 +360,26 @@ func TestInvariantsRefuse(t *testing.T) {
 			}
 		})
 	}
+	elsewhere, err := identity.RegisteredTenant(spiffeid.RequireTrustDomainFromString("other.test"), "globex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tenant := range map[string]identity.Tenant{"another tenant": self.Tenant(), "a tenant of that name elsewhere": elsewhere} {
+		t.Run("at a service, a peer of "+name, func(t *testing.T) {
+			req := w.Request(t, foreigner, service, caps)
+			req.Action, req.Resource, req.Peer.Tenant = "agent.invoke", resource, tenant
+			if p, d := w.Engine(service).Decide(req); d.Reason != v1.Reason_REASON_CHAIN_TENANT || !p.IsZero() {
+				t.Errorf("Decide() = %s: %s, want CHAIN_TENANT", d.Reason, d.Cause)
+			}
+		})
+	}
+	t.Run("between services, which have no tenant", func(t *testing.T) {
+		req := w.Request(t, foreigner, service, caps)
+		req.Action, req.Resource, req.Peer.Tenant = "agent.invoke", resource, identity.Tenant{}
+		if p, d := w.Engine(service).Decide(req); d.Reason != v1.Reason_REASON_CHAIN_TENANT || !p.IsZero() {
+			t.Errorf("Decide() = %s: %s, want CHAIN_TENANT", d.Reason, d.Cause)
+		}
+	})
 	t.Run("a service takes the tenant of the chain", func(t *testing.T) {
 		req := w.Request(t, foreigner, service, caps)
 		req.Action, req.Resource = "agent.invoke", resource

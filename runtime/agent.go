@@ -21,6 +21,7 @@ import (
 	"github.com/safeconduct/safeconduct/interceptors"
 	"github.com/safeconduct/safeconduct/interceptors/enforcegrpc"
 	"github.com/safeconduct/safeconduct/policy"
+	"github.com/safeconduct/safeconduct/policy/conduct"
 )
 
 // replayWindow is how far back the audit log is read for messages that must not be admitted again.
@@ -104,15 +105,20 @@ func (a *Agent) build(run context.Context, life time.Duration) error {
 		return err
 	}
 	updates := &generation{}
+	meter := conduct.NewMeter(a.cfg.AgentBudget, a.cfg.TenantBudget)
 	a.verifier, err = delegation.NewVerifier(delegation.Config{
 		Self: a.id, Keys: a.trust.Keys(), Bundles: a.src, BundleGeneration: updates.Load, Now: a.cfg.Now,
+		Limits: delegation.Limits{Allow: func(peer identity.AgentID, signatures int) bool {
+			_, ok := meter.Agent(peer).Cold.Take(a.cfg.Now(), int64(signatures))
+			return ok
+		}},
 	})
 	if err != nil {
 		return err
 	}
 	a.enforcer, err = interceptors.New(interceptors.Config{
 		Self: a.id, Registry: a.trust, Verifier: a.verifier, Engine: a.engine, Audit: a.log, Methods: a.methods, Now: a.cfg.Now,
-		AgentBudget: a.cfg.AgentBudget, TenantBudget: a.cfg.TenantBudget,
+		Meter: meter,
 	})
 	if err != nil {
 		return err
@@ -129,6 +135,9 @@ func (a *Agent) build(run context.Context, life time.Duration) error {
 	opts := append(enforcegrpc.ServerOptions(a.enforcer, identity.ServerTLS(a.src)),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: age, MaxConnectionAgeGrace: grace}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}))
+	if n := a.cfg.AgentBudget.InFlight; n > 0 {
+		opts = append(opts, grpc.MaxConcurrentStreams(streamsFor(n)))
+	}
 	a.server = grpc.NewServer(opts...)
 	a.exchange = &exchange{agent: a, handlers: map[string]handler{}}
 	rpcv1.RegisterExchangeServiceServer(a.server, a.exchange)
@@ -143,6 +152,18 @@ func (a *Agent) build(run context.Context, life time.Duration) error {
 		}
 	}
 	return nil
+}
+
+// Bounds of the streams that one connection may have open.
+const (
+	minStreams = 128
+	maxStreams = 16384
+)
+
+// streamsFor is how many streams a connection may have where the budget of calls in flight is n: more than calls, so that it is the
+// core that refuses the excess, with a reason, and not the transport that lets it wait.
+func streamsFor(n int64) uint32 {
+	return uint32(min(max(2*n, minStreams), maxStreams)) //nolint:gosec // G115: at most 16384.
 }
 
 // LogOrigin names the agent's audit log: trust domain, product, and the path of its identity.
@@ -176,7 +197,9 @@ func (a *Agent) rebuildReplay(ctx context.Context) error {
 			continue
 		}
 		if id, err := identity.ParseAgent(ev.GetActor().GetSpiffeId()); err == nil && len(ev.GetEnvelopeId()) == 16 {
-			a.enforcer.Admitted(id, ev.GetEnvelopeId())
+			if err := a.enforcer.Admitted(id, ev.GetEnvelopeId()); err != nil {
+				return fmt.Errorf("runtime: rebuilding the replay set: %w", err)
+			}
 		}
 	}
 	return ctx.Err()

@@ -33,6 +33,9 @@ const messageLife = 30 * time.Second
 // maxShared bounds the context references of one message.
 const maxShared = 32
 
+// maxSharedBytes bounds one of them.
+const maxSharedBytes = 8 << 10
+
 // ErrClosed is returned for what an agent is asked after its Close.
 var ErrClosed = errors.New("the agent is closed")
 
@@ -136,7 +139,7 @@ func (c *Conn) call(ctx context.Context, m *interceptors.Method, req, reply prot
 	err = refusalOf(err)
 	var receipt *v1.AuditReceipt
 	if res != nil {
-		receipt = res.GetAudit()
+		receipt = soundReceipt(res.GetAudit())
 	}
 	if cerr := out.Close(err, receipt, len(res.GetPayload())); cerr != nil && err == nil {
 		err = refusalOf(cerr)
@@ -146,6 +149,27 @@ func (c *Conn) call(ctx context.Context, m *interceptors.Method, req, reply prot
 		return err
 	}
 	return c.accept(parent, res, reply, o)
+}
+
+// soundReceipt copies what a callee says about its record, if it has the right shape: it goes into the caller's own log.
+func soundReceipt(r *v1.AuditReceipt) *v1.AuditReceipt {
+	if len(r.GetLogId()) != 16 || len(r.GetBootId()) != 16 || len(r.GetLeafHash()) != 32 {
+		return nil
+	}
+	return &v1.AuditReceipt{LogId: r.GetLogId(), Seq: r.GetSeq(), LeafHash: r.GetLeafHash(), BootId: r.GetBootId()}
+}
+
+// soundRefs reports whether the references of a reply keep their bounds.
+func soundRefs(refs []*v1.ContextRef) bool {
+	if len(refs) > maxShared {
+		return false
+	}
+	for _, r := range refs {
+		if _, err := policy.LabelFromProto(r.GetLabel()); err != nil || proto.Size(r) > maxSharedBytes {
+			return false
+		}
+	}
+	return true
 }
 
 // taintError joins the words of a failed call, which are the callee's own, to the caller's conversation. A refusal has no words.
@@ -181,7 +205,7 @@ func (c *Conn) carry(ctx context.Context, m *interceptors.Method, req proto.Mess
 // open records the intent to send env. A caller that gives up meanwhile still gets a pair of records: the wait for the disk is not
 // cut short, the call is.
 func (c *Conn) open(ctx context.Context, env *v1.Envelope, parent *interceptors.Interaction, m *interceptors.Method) (*interceptors.Outgoing, error) {
-	out, err := c.agent.enforcer.OpenOutgoing(context.WithoutCancel(ctx), c.peer, env, leafOf(parent), m)
+	out, err := c.agent.enforcer.OpenOutgoing(context.WithoutCancel(ctx), c.peer, env, leafOf(parent, m), m)
 	return out, refusalOf(err)
 }
 
@@ -207,6 +231,9 @@ func (c *Conn) locate(ctx context.Context) {
 
 // accept hands the reply over, after its label has joined the caller's conversation. An opaque reply is not read and taints nothing.
 func (c *Conn) accept(parent *interceptors.Interaction, res *v1.Envelope, reply proto.Message, o *options) error {
+	if !soundRefs(res.GetContext()) {
+		return status.Errorf(codes.Internal, "%s answered with references over a bound", c.peer)
+	}
 	if o.refs != nil {
 		*o.refs = res.GetContext()
 	}
@@ -281,10 +308,10 @@ func (c *Conn) envelope(ctx context.Context, m *interceptors.Method, req proto.M
 		}
 		env.Metadata = pairs
 	}
-	if m.Intent.GetOpen() {
-		return env, nil, nil
-	}
 	parent, ok := interceptors.From(ctx)
+	if m.Intent.GetOpen() {
+		return env, parent, nil // no authority goes with it; what comes back taints the caller all the same
+	}
 	if !ok || parent.Leaf() == nil || parent.Conversation() == nil {
 		return nil, nil, noAuthority{}
 	}

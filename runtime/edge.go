@@ -17,6 +17,9 @@ import (
 	"github.com/safeconduct/safeconduct/interceptors/enforceconnect"
 )
 
+// edgeStreams bounds what one connection can make the edge hold before a message is complete.
+const edgeStreams = 64
+
 // edgeServer serves Connect and gRPC-Web on a listener of its own.
 type edgeServer struct {
 	http *http.Server
@@ -42,7 +45,8 @@ func (a *Agent) startEdge(ctx context.Context) error {
 	tls.NextProtos = []string{"h2", "http/1.1"}
 	e := &edgeServer{addr: l.Addr().String(), done: make(chan struct{}), http: &http.Server{
 		Handler: enforceconnect.Middleware(a.enforcer, mux), TLSConfig: tls, ConnContext: enforceconnect.ConnContext,
-		ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 8 << 10, IdleTimeout: 2 * time.Minute,
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: drainTimeout, // unary calls only
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: edgeStreams}, MaxHeaderBytes: 8 << 10, IdleTimeout: 2 * time.Minute,
 	}}
 	go func() {
 		defer close(e.done)
@@ -86,6 +90,6 @@ func (a *Agent) EdgeAddr() string {
 type edgeExchange struct{ *exchange }
 
 // Exchange implements ExchangeServiceHandler.
-func (*edgeExchange) Exchange(context.Context, *connect.BidiStream[v1.Envelope, v1.Envelope]) error {
-	return interceptors.Refuse(v1.Reason_REASON_UNKNOWN_METHOD, nil)
+func (x *edgeExchange) Exchange(ctx context.Context, _ *connect.BidiStream[v1.Envelope, v1.Envelope]) error {
+	return x.refuseExchange(ctx)
 }

@@ -2,10 +2,10 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -129,7 +129,7 @@ func (x *exchange) Deliver(ctx context.Context, env *v1.Envelope) (out *v1.Envel
 			return nil, err
 		}
 		var bounded context.Context
-		bounded, cancel = context.WithDeadline(ctx, until(in))
+		bounded, cancel = in.Bound(ctx)
 		return bounded, nil
 	}
 	err = interceptors.ErrUnfinished
@@ -143,22 +143,24 @@ func (x *exchange) Deliver(ctx context.Context, env *v1.Envelope) (out *v1.Envel
 	return result(in, resp, sent)
 }
 
-// until is when the handler's context ends: with the call's time, or with the chain that the call stands on.
-func until(in *interceptors.Interaction) time.Time {
-	if leaf := in.Leaf(); leaf != nil && leaf.Expires().Before(in.Until()) {
-		return leaf.Expires()
-	}
-	return in.Until()
-}
-
 // authored turns an author's own status into the core's words, so that the record names the code that the peer sees. Its text
 // travels without a label: it is kept back when the conversation has read anything less than attested.
 func authored(in *interceptors.Interaction, err error) error {
+	var code interceptors.Code
+	var text string
+	var d *interceptors.Denial
+	var p *interceptors.PublicError
 	s, ok := err.(interface{ GRPCStatus() *status.Status }) //nolint:errorlint // only the handler's own error, not what it wraps.
-	if !ok || s.GRPCStatus().Code() == codes.OK || s.GRPCStatus().Code() == codes.Unknown {
+	switch {
+	case errors.As(err, &d), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
+	case errors.As(err, &p):
+		code, text = p.Code, p.Text
+	case ok && s.GRPCStatus().Code() != codes.OK && s.GRPCStatus().Code() != codes.Unknown:
+		code, text = interceptors.Code(s.GRPCStatus().Code()), s.GRPCStatus().Message()
+	default: // a bare error, or the status of a transport that carries this call by chance
+		return fmt.Errorf("handler: %w", err)
 	}
-	code, text := interceptors.Code(s.GRPCStatus().Code()), s.GRPCStatus().Message()
 	if talk := in.Conversation(); talk != nil && talk.Label().Integrity < v1.Integrity_INTEGRITY_ATTESTED {
 		text = (&interceptors.Denial{Code: code}).Message()
 	}
@@ -210,8 +212,18 @@ func (x *exchange) Present(ctx context.Context, req *rpcv1.PresentRequest) (*rpc
 }
 
 // Exchange implements ExchangeServiceServer: the multiplexed session is declared, and refused until it is built.
-func (*exchange) Exchange(grpc.BidiStreamingServer[v1.Envelope, v1.Envelope]) error {
-	return interceptors.Refuse(v1.Reason_REASON_UNKNOWN_METHOD, nil)
+func (x *exchange) Exchange(s grpc.BidiStreamingServer[v1.Envelope, v1.Envelope]) error {
+	return x.refuseExchange(s.Context())
+}
+
+// refuseExchange refuses it like any unknown method: limited and recorded.
+func (x *exchange) refuseExchange(ctx context.Context) (err error) {
+	session, refused := sessionOf(ctx)
+	_, in, err := x.agent.enforcer.Open(ctx, &interceptors.Call{
+		Session: session, Procedure: rpcv1.ExchangeService_Exchange_FullMethodName, Transport: interceptors.TransportDeliver,
+	}, refused)
+	defer in.Close(&err)
+	return err
 }
 
 // sessionOf finds the session that the adapter of either transport attached to the connection.

@@ -78,8 +78,9 @@ func expiryOf(chain *v1.DelegationChain, now time.Time) time.Time {
 	return time.UnixMilli(p.GetExpiresAtMs())
 }
 
-func leafOf(in *interceptors.Interaction) *delegation.Leaf {
-	if in == nil {
+// leafOf is the chain that a call of m goes out under: none for an open method.
+func leafOf(in *interceptors.Interaction, m *interceptors.Method) *delegation.Leaf {
+	if in == nil || m.Intent.GetOpen() {
 		return nil
 	}
 	return in.Leaf()

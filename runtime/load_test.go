@@ -54,7 +54,7 @@ func (f *failures) add(err error) {
 // Identities and connections are replaced all the time, and no call notices.
 func TestShortLivedSVIDsUnderLoad(t *testing.T) {
 	t.Parallel()
-	life, run := 6*time.Second, 9*time.Second
+	life, run := 5*time.Second, 7*time.Second
 	if os.Getenv(soak) != "" {
 		life, run = 20*time.Second, 3*time.Minute
 	}
@@ -113,8 +113,12 @@ func TestShortLivedSVIDsUnderLoad(t *testing.T) {
 	s.wantPairs(s.writer, s.relay)
 }
 
-func TestTenThousandCallsInFlight(t *testing.T) {
-	const n = 10_000
+// Ten thousand calls of one client are in flight at once; under the race detector, which costs ten times the work, two thousand.
+func TestManyCallsInFlight(t *testing.T) {
+	n := int64(10_000)
+	if raceDetector && os.Getenv(soak) == "" {
+		n = 2_000
+	}
 	base := stdruntime.NumGoroutine()
 	s := newScene(t, agenttest.Config(roomy))
 	var running, refused, answered atomic.Int64
@@ -130,12 +134,12 @@ func TestTenThousandCallsInFlight(t *testing.T) {
 			return nil, ctx.Err()
 		}
 	}
-	if _, err := s.client.Open(s.ctx, &meshpb.OpenRequest{}); err != nil {
+	if _, err := s.client.Open(t.Context(), &meshpb.OpenRequest{}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, 2*time.Minute)
 	defer cancel()
-	var unnamed failures
+	var unnamed, named failures
 	var wg sync.WaitGroup
 	for range n {
 		wg.Go(func() {
@@ -145,6 +149,7 @@ func TestTenThousandCallsInFlight(t *testing.T) {
 			case err == nil:
 				answered.Add(1)
 			case errors.As(err, &r):
+				named.add(err)
 				if refused.Add(1)+running.Load() == n {
 					close(release)
 				}
@@ -158,7 +163,7 @@ func TestTenThousandCallsInFlight(t *testing.T) {
 		t.Errorf("%d answered, %d refused, of %d; the rest: %v", answered.Load(), refused.Load(), n, unnamed.n)
 	}
 	if answered.Load() < n/2 {
-		t.Errorf("only %d calls were answered", answered.Load())
+		t.Errorf("only %d calls were answered; the others: %v", answered.Load(), named.n)
 	}
 	stdruntime.GC()
 	var mem stdruntime.MemStats

@@ -47,6 +47,9 @@ func (c *Conn) NewStream(ctx context.Context, _ *grpc.StreamDesc, method string,
 	if err != nil {
 		return nil, err
 	}
+	if env.GetTimeoutMs() == 0 {
+		env.TimeoutMs = maxRunMs
+	}
 	env.Metadata, env.Intent.Resource = nil, nil // the application's metadata travels as such; the callee derives the resource
 	out, err := c.open(ctx, env, parent, m)
 	if err != nil {
@@ -94,7 +97,7 @@ var _ grpc.ClientStream = (*callerStream)(nil)
 func (s *callerStream) start() error {
 	s.conn.locate(s.ctx)
 	env := proto.CloneOf(s.env)
-	if s.parent != nil {
+	if env.GetChain() != nil {
 		res, err := s.conn.client.Present(s.ctx, &rpcv1.PresentRequest{Chain: env.GetChain()}, s.options.ready()...)
 		if err != nil {
 			return err

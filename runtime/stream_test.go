@@ -133,6 +133,9 @@ func TestStreamRefusals(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := stream.Send(&meshpb.BidiRequest{Resource: mesh()}); err != nil {
+			t.Fatal(err)
+		}
 		_, err = stream.Recv()
 		if st := status.Convert(err); st.Code() != codes.OutOfRange || st.Message() != "no more" {
 			t.Errorf("error %v", err)

@@ -26,6 +26,10 @@ import (
 // ErrBundle is returned for a trust bundle that does not verify.
 var ErrBundle = errors.New("trust bundle refused")
 
+// maxRunMs is how long a stream without a deadline of its own may run, in milliseconds: the most that a callee accepts. A chain ends
+// it earlier.
+const maxRunMs = 24 * 60 * 60 * 1000
+
 // Bounds of a trust bundle, and of the pause between attempts to reach the authority.
 const (
 	maxBundleBytes = 8 << 20
@@ -137,9 +141,9 @@ func (t *remoteTrust) watch(ctx context.Context, alive func()) error {
 	t.mu.RLock()
 	after := t.view.serial
 	t.mu.RUnlock()
-	stream, err := t.client.WatchTrust(ctx, &rpcv1.WatchTrustRequest{
-		AfterSerial: after, Envelope: t.envelope(rpcv1.AuthorityService_WatchTrust_FullMethodName),
-	})
+	env := t.envelope(rpcv1.AuthorityService_WatchTrust_FullMethodName)
+	env.TimeoutMs = maxRunMs
+	stream, err := t.client.WatchTrust(ctx, &rpcv1.WatchTrustRequest{AfterSerial: after, Envelope: env})
 	if err != nil {
 		return err
 	}
@@ -148,10 +152,10 @@ func (t *remoteTrust) watch(ctx context.Context, alive func()) error {
 		if err != nil {
 			return err
 		}
-		alive()
 		if err := t.apply(resp.GetBundle()); err != nil {
 			return err
 		}
+		alive()
 	}
 }
 

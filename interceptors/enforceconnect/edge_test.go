@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -139,7 +140,7 @@ func TestWithoutConnContextEveryReferenceIsUnknown(t *testing.T) {
 func TestPlaintextIsUnverified(t *testing.T) {
 	e := newEdge(t, meshtest.ConnectParts{})
 	mux := http.NewServeMux()
-	mux.Handle(meshpbconnect.NewMeshServiceHandler(meshtest.ConnectService{}, connect.WithInterceptors(enforceconnect.New(e.end.Enforcer))))
+	mux.Handle(meshpbconnect.NewMeshServiceHandler(meshtest.ConnectService{Ran: new(atomic.Int64)}, connect.WithInterceptors(enforceconnect.New(e.end.Enforcer))))
 	s := httptest.NewServer(enforceconnect.Middleware(e.end.Enforcer, mux))
 	defer s.Close()
 	_, err := meshpbconnect.NewMeshServiceClient(s.Client(), s.URL).Unary(t.Context(), e.request(unary))
@@ -158,6 +159,17 @@ func TestOnlyPost(t *testing.T) {
 		if ev := e.refused(); ev.GetActor().GetSpiffeId() != e.relay.String() || strings.Contains(ev.String(), "secret") {
 			t.Errorf("%s: record %v", method, ev)
 		}
+	}
+}
+
+// Connect would serve a GET of a method without side effects: it must not even see one.
+func TestNothingButPostReachesTheHandler(t *testing.T) {
+	e := newEdge(t, meshtest.ConnectParts{})
+	reached := false
+	h := enforceconnect.Middleware(e.end.Enforcer, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = true }))
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, unary, nil))
+	if reached {
+		t.Error("a GET reached the handler")
 	}
 }
 
@@ -227,6 +239,9 @@ func TestEnvelopeInAHeader(t *testing.T) {
 	}
 	if status, body := send(fresh() + "=="); status != http.StatusOK && !strings.Contains(body, "MALFORMED") {
 		t.Errorf("a padded envelope: %d %s", status, body)
+	}
+	if _, body := send(fresh(), fresh()); !strings.Contains(body, "\"invalid_argument\"") {
+		t.Errorf("two envelopes: %s", body)
 	}
 	for name, values := range map[string][]string{"none": nil, "two": {fresh(), fresh()}, "not base64": {"!"}, "not an envelope": {"/////w"}} {
 		if status, _ := send(values...); status == http.StatusOK {
@@ -362,4 +377,14 @@ func TestClientsAreLeftAlone(t *testing.T) {
 	if err := errors.Join(s.CloseRequest(), s.CloseResponse()); err != nil {
 		t.Errorf("a stream of a client with the interceptor: %v", err)
 	}
+}
+
+// The timeout of the envelope ends a stream's handler, though the client would wait longer.
+func TestTimeoutEndsAStream(t *testing.T) {
+	const stream = "/mesh.v1.MeshService/ServerStream"
+	e := newEdge(t, meshtest.ConnectParts{})
+	req := e.request(stream)
+	req.Behave, req.Envelope.TimeoutMs = meshtest.BehaveStall, 200
+	_, err := e.client.Call(t.Context(), meshtest.ServerStream, stream, req)
+	e.wantFailure(err, interceptors.CodeDeadlineExceeded, "")
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/interceptors"
@@ -44,7 +45,7 @@ func (a *adapter) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		if _, err = in.Admit(ctx, req.Any()); err != nil {
 			return nil, err
 		}
-		ctx, cancel := context.WithDeadline(ctx, in.Until())
+		ctx, cancel := in.Bound(ctx)
 		defer cancel()
 		err = interceptors.ErrUnfinished
 		resp, err = next(ctx, req)
@@ -75,8 +76,14 @@ func (a *adapter) WrapStreamingHandler(next connect.StreamingHandlerFunc) connec
 		if ed, ok := ctx.Value(edgeKey{}).(*edge); ok {
 			defer context.AfterFunc(ctx, ed.interrupt)()
 		}
+		gc := &guardedConn{StreamingHandlerConn: conn, ctx: ctx, in: in}
+		if gc.first, err = in.Prefetch(ctx, func(m proto.Message) error { return conn.Receive(m) }); err != nil {
+			return err
+		}
+		ctx, cancel := in.Bound(ctx)
+		defer cancel()
 		err = interceptors.ErrUnfinished
-		err = next(ctx, &guardedConn{StreamingHandlerConn: conn, ctx: ctx, in: in})
+		err = next(ctx, gc)
 		return own(err)
 	}
 }
@@ -101,10 +108,16 @@ type guardedConn struct {
 	connect.StreamingHandlerConn
 	ctx context.Context //nolint:containedctx // it dies with the call.
 	in  *interceptors.Interaction
+	// first is admitted, and not yet read by the handler.
+	first proto.Message
 }
 
 // Receive implements connect.StreamingHandlerConn: every message is admitted before the handler sees it.
 func (c *guardedConn) Receive(m any) error {
+	if first := c.first; first != nil {
+		c.first = nil
+		return interceptors.Hand(first, m)
+	}
 	if err := c.StreamingHandlerConn.Receive(m); err != nil {
 		return err
 	}

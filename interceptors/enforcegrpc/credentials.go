@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"time"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
@@ -14,11 +15,15 @@ import (
 	"github.com/safeconduct/safeconduct/interceptors"
 )
 
+// refusedLife is how long a peer that is verified and not admitted stays connected.
+const refusedLife = 5 * time.Second
+
 // AuthInfo is the state of one authenticated connection.
 type AuthInfo struct {
 	credentials.TLSInfo
 	session *interceptors.Session
 	refused error
+	who     string // the SPIFFE ID of a verified peer
 }
 
 // Credentials are server credentials that resolve the peer of each connection into a session of e. A connection whose certificate
@@ -45,7 +50,12 @@ func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 		out.refused = c.e.RefuseTransport("", interceptors.Refuse(v1.Reason_REASON_PEER_NOT_SVID, err))
 		return conn, out, nil
 	}
+	out.who = p.ID.String()
 	out.session, out.refused = c.e.Accept(p)
+	if out.refused != nil {
+		out.session = nil
+		time.AfterFunc(refusedLife, func() { _ = conn.Close() }) // long enough to be told why
+	}
 	return conn, out, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
 
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/interceptors"
@@ -18,7 +19,10 @@ const EnvelopeKey = "safeconduct-envelope-bin"
 
 const (
 	maxHeaders = 8 << 10
-	maxStreams = 16384 // per connection; what one agent may have in flight is its budget's to say
+	// minStreams and maxStreams bound what one connection can make the server hold before a message is complete and looked at:
+	// 128 MiB at the default budget. Between them it is twice what one agent may have in flight.
+	minStreams = 128
+	maxStreams = 16384
 )
 
 // health is on the open list: it needs a verified peer and nothing else. The list is code, not configuration.
@@ -36,7 +40,7 @@ func ServerOptions(e *interceptors.Enforcer, cfg *tls.Config) []grpc.ServerOptio
 		grpc.StatsHandler(&refusals{e}),
 		grpc.MaxRecvMsgSize(interceptors.MaxEnvelope),
 		grpc.MaxHeaderListSize(maxHeaders),
-		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxConcurrentStreams(uint32(min(max(2*e.InFlight(), minStreams), maxStreams))), //nolint:gosec // G115: bounded.
 		grpc.WaitForHandlers(true),
 	}
 }
@@ -58,7 +62,7 @@ func (a *adapter) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo
 	if err = admit(ctx, in, info.FullMethod, req); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithDeadline(ctx, in.Until())
+	ctx, cancel := in.Bound(ctx)
 	defer cancel()
 	err = interceptors.ErrUnfinished
 	resp, err = next(ctx, req)
@@ -87,8 +91,15 @@ func (a *adapter) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerI
 	if err != nil {
 		return err
 	}
+	gs := &guardedStream{ServerStream: ss, ctx: ctx, in: in, method: info.FullMethod}
+	if gs.first, err = in.Prefetch(ctx, func(m proto.Message) error { return ss.RecvMsg(m) }); err != nil {
+		return err
+	}
+	var cancel context.CancelFunc
+	gs.ctx, cancel = in.Bound(ctx)
+	defer cancel()
 	err = interceptors.ErrUnfinished
-	err = next(srv, &guardedStream{ServerStream: ss, ctx: ctx, in: in, method: info.FullMethod})
+	err = next(srv, gs)
 	return own(err)
 }
 
@@ -108,6 +119,9 @@ func (a *adapter) open(ctx context.Context, method string) (context.Context, *in
 	c := &interceptors.Call{Session: session, Procedure: method, Transport: interceptors.TransportGRPC}
 	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
 		c.Remote = p.Addr.String()
+		if info, ok := p.AuthInfo.(AuthInfo); ok {
+			c.Peer = info.who
+		}
 	}
 	md, _ := metadata.FromIncomingContext(ctx)
 	switch v := md.Get(EnvelopeKey); {
@@ -124,6 +138,7 @@ type guardedStream struct {
 	ctx    context.Context //nolint:containedctx // a grpc.ServerStream carries its context; it dies with the call.
 	in     *interceptors.Interaction
 	method string
+	first  proto.Message // admitted, and not yet read by the handler
 }
 
 // Context implements grpc.ServerStream.
@@ -131,6 +146,10 @@ func (s *guardedStream) Context() context.Context { return s.ctx }
 
 // RecvMsg implements grpc.ServerStream: every message is admitted before the handler sees it.
 func (s *guardedStream) RecvMsg(m any) error {
+	if first := s.first; first != nil {
+		s.first = nil
+		return interceptors.Hand(first, m)
+	}
 	if err := s.ServerStream.RecvMsg(m); err != nil {
 		return err
 	}

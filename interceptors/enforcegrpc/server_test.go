@@ -371,3 +371,18 @@ func TestUnknownMethods(t *testing.T) {
 		}
 	}
 }
+
+// The timeout of the envelope ends a stream's handler, though the client would wait longer.
+func TestTimeoutEndsAStream(t *testing.T) {
+	h := newHouse(t)
+	env := h.Envelope(h.relay, meshpb.MeshService_ServerStream_FullMethodName, "mesh.call")
+	env.Chain, env.TimeoutMs = h.chain, 200
+	req := &meshpb.ServerStreamRequest{Behave: meshtest.BehaveStall, Resource: []string{"mesh"}, Envelope: env}
+	s, err := meshpb.NewMeshServiceClient(h.conn).ServerStream(t.Context(), req)
+	if err == nil {
+		_, err = s.Recv()
+	}
+	if status.Code(err) != codes.DeadlineExceeded {
+		t.Errorf("the stream: %v", err)
+	}
+}

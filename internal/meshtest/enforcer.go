@@ -2,6 +2,7 @@ package meshtest
 
 import (
 	"crypto/rand"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +17,8 @@ import (
 type Endpoint struct {
 	*interceptors.Enforcer
 	Log *Recorder
+	// Handled counts how often a handler of ServeGRPC or ServeConnect was reached.
+	Handled atomic.Int64
 }
 
 // Enforcer returns an enforcer of self with a log of its own. change may alter its configuration.

@@ -126,6 +126,7 @@ func TestRouteTable(t *testing.T) {
 					t.Run(string(shape)+" "+c.name, func(t *testing.T) {
 						r.t = t
 						r.end.Log.Reset()
+						r.end.Handled.Store(0)
 						procedure := service + string(shape)
 						if c.method != "" {
 							procedure = c.method
@@ -144,6 +145,10 @@ func TestRouteTable(t *testing.T) {
 							}
 						} else {
 							r.wantFailure(err, c.code, c.reason, c.text, c.audit)
+						}
+						reached := c.reason == "" || c.audit == v1.Reason_REASON_HANDLER_PANIC
+						if n := r.end.Handled.Load(); reached != (n > 0) {
+							t.Errorf("%d messages reached the handler", n)
 						}
 						r.wantOnePair(c.code)
 					})
@@ -245,7 +250,7 @@ func TestRouteReferences(t *testing.T) {
 	}
 }
 
-// A stream that is half closed before its first message runs on nobody's authority: the handler's reply does not leave.
+// A stream that is half closed before its first message is on nobody's authority: the handler does not run.
 func TestRouteStreamWithoutAMessage(t *testing.T) {
 	for _, rt := range routes {
 		r := newRoute(t, rt.client, rt.serverGRPC)
@@ -254,6 +259,9 @@ func TestRouteStreamWithoutAMessage(t *testing.T) {
 				r.t = t
 				_, err := r.client.Call(t.Context(), shape, service+string(shape))
 				r.wantFailure(err, interceptors.CodePermissionDenied, "NO_ENVELOPE", "", v1.Reason_REASON_NO_ENVELOPE)
+				if n := r.end.Handled.Load(); n != 0 {
+					t.Errorf("the handler was reached %d times", n)
+				}
 			})
 		}
 	}

@@ -24,7 +24,7 @@ func (w *World) ServeGRPC(tb testing.TB, end *Endpoint, more ...func(*grpc.Serve
 	tb.Helper()
 	l := listen(tb)
 	s := grpc.NewServer(enforcegrpc.ServerOptions(end.Enforcer, identity.ServerTLS(w.Identity(end.Self())))...)
-	meshpb.RegisterMeshServiceServer(s, GRPCService{})
+	meshpb.RegisterMeshServiceServer(s, GRPCService{Ran: &end.Handled})
 	for _, f := range more {
 		f(s)
 	}
@@ -47,7 +47,7 @@ func (w *World) ServeConnect(tb testing.TB, end *Endpoint, without ConnectParts)
 	tb.Helper()
 	l := listen(tb)
 	mux := http.NewServeMux()
-	mux.Handle(meshpbconnect.NewMeshServiceHandler(ConnectService{},
+	mux.Handle(meshpbconnect.NewMeshServiceHandler(ConnectService{Ran: &end.Handled},
 		connect.WithInterceptors(enforceconnect.New(end.Enforcer)), connect.WithReadMaxBytes(interceptors.MaxEnvelope)))
 	s := &http.Server{
 		Handler: enforceconnect.Middleware(end.Enforcer, mux), TLSConfig: identity.ServerTLS(w.Identity(end.Self())),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync/atomic"
 
 	"connectrpc.com/connect"
 	"google.golang.org/grpc"
@@ -28,8 +29,9 @@ const (
 	AuthorText = "no such note"
 )
 
-// behave is the one handler of all methods; authorErr is the transport's own error.
-func behave(ctx context.Context, word string, authorErr error) (string, error) {
+// behave is the one handler of all methods; ran counts how often a handler is reached, authorErr is the transport's own error.
+func behave(ctx context.Context, ran *atomic.Int64, word string, authorErr error) (string, error) {
+	ran.Add(1)
 	switch word {
 	case BehaveStatus:
 		return "", authorErr
@@ -47,18 +49,20 @@ func behave(ctx context.Context, word string, authorErr error) (string, error) {
 // GRPCService is MeshService for grpc-go.
 type GRPCService struct {
 	meshpb.UnimplementedMeshServiceServer
+	Ran *atomic.Int64 // how often a handler was reached
 }
 
 func grpcErr() error { return status.Error(codes.NotFound, AuthorText) }
 
 // Unary implements MeshServiceServer.
-func (GRPCService) Unary(ctx context.Context, req *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error) {
-	text, err := behave(ctx, req.GetBehave(), grpcErr())
+func (g GRPCService) Unary(ctx context.Context, req *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error) {
+	text, err := behave(ctx, g.Ran, req.GetBehave(), grpcErr())
 	return &meshpb.UnaryResponse{Text: text}, err
 }
 
 // Foreign implements MeshServiceServer.
-func (GRPCService) Foreign(context.Context, *meshpb.ForeignRequest) (*meshpb.ForeignResponse, error) {
+func (g GRPCService) Foreign(context.Context, *meshpb.ForeignRequest) (*meshpb.ForeignResponse, error) {
+	g.Ran.Add(1)
 	return &meshpb.ForeignResponse{Text: "done"}, nil
 }
 
@@ -68,8 +72,9 @@ func (GRPCService) Open(context.Context, *meshpb.OpenRequest) (*meshpb.OpenRespo
 }
 
 // ServerStream implements MeshServiceServer.
-func (GRPCService) ServerStream(req *meshpb.ServerStreamRequest, s grpc.ServerStreamingServer[meshpb.ServerStreamResponse]) error {
-	text, err := behave(s.Context(), req.GetBehave(), grpcErr())
+func (g GRPCService) ServerStream(req *meshpb.ServerStreamRequest, s grpc.ServerStreamingServer[meshpb.ServerStreamResponse]) error {
+	g.Ran.Add(1)
+	text, err := behave(s.Context(), g.Ran, req.GetBehave(), grpcErr())
 	if err != nil {
 		return err
 	}
@@ -77,7 +82,8 @@ func (GRPCService) ServerStream(req *meshpb.ServerStreamRequest, s grpc.ServerSt
 }
 
 // ClientStream implements MeshServiceServer.
-func (GRPCService) ClientStream(s grpc.ClientStreamingServer[meshpb.ClientStreamRequest, meshpb.ClientStreamResponse]) error {
+func (g GRPCService) ClientStream(s grpc.ClientStreamingServer[meshpb.ClientStreamRequest, meshpb.ClientStreamResponse]) error {
+	g.Ran.Add(1)
 	text := ""
 	for {
 		req, err := s.Recv()
@@ -87,14 +93,15 @@ func (GRPCService) ClientStream(s grpc.ClientStreamingServer[meshpb.ClientStream
 		if err != nil {
 			return err
 		}
-		if text, err = behave(s.Context(), req.GetBehave(), grpcErr()); err != nil {
+		if text, err = behave(s.Context(), g.Ran, req.GetBehave(), grpcErr()); err != nil {
 			return err
 		}
 	}
 }
 
 // Bidi implements MeshServiceServer.
-func (GRPCService) Bidi(s grpc.BidiStreamingServer[meshpb.BidiRequest, meshpb.BidiResponse]) error {
+func (g GRPCService) Bidi(s grpc.BidiStreamingServer[meshpb.BidiRequest, meshpb.BidiResponse]) error {
+	g.Ran.Add(1)
 	for {
 		req, err := s.Recv()
 		if errors.Is(err, io.EOF) {
@@ -106,7 +113,7 @@ func (GRPCService) Bidi(s grpc.BidiStreamingServer[meshpb.BidiRequest, meshpb.Bi
 		if req.GetBehave() == BehaveStall {
 			continue
 		}
-		text, err := behave(s.Context(), req.GetBehave(), grpcErr())
+		text, err := behave(s.Context(), g.Ran, req.GetBehave(), grpcErr())
 		if err != nil {
 			return err
 		}
@@ -117,20 +124,23 @@ func (GRPCService) Bidi(s grpc.BidiStreamingServer[meshpb.BidiRequest, meshpb.Bi
 }
 
 // ConnectService is MeshService for connect-go.
-type ConnectService struct{}
+type ConnectService struct {
+	Ran *atomic.Int64 // how often a handler was reached
+}
 
 var _ meshpbconnect.MeshServiceHandler = ConnectService{}
 
 func connectErr() error { return connect.NewError(connect.CodeNotFound, errors.New(AuthorText)) }
 
 // Unary implements MeshServiceHandler.
-func (ConnectService) Unary(ctx context.Context, req *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error) {
-	text, err := behave(ctx, req.GetBehave(), connectErr())
+func (g ConnectService) Unary(ctx context.Context, req *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error) {
+	text, err := behave(ctx, g.Ran, req.GetBehave(), connectErr())
 	return &meshpb.UnaryResponse{Text: text}, err
 }
 
 // Foreign implements MeshServiceHandler.
-func (ConnectService) Foreign(context.Context, *meshpb.ForeignRequest) (*meshpb.ForeignResponse, error) {
+func (g ConnectService) Foreign(context.Context, *meshpb.ForeignRequest) (*meshpb.ForeignResponse, error) {
+	g.Ran.Add(1)
 	return &meshpb.ForeignResponse{Text: "done"}, nil
 }
 
@@ -140,8 +150,9 @@ func (ConnectService) Open(context.Context, *meshpb.OpenRequest) (*meshpb.OpenRe
 }
 
 // ServerStream implements MeshServiceHandler.
-func (ConnectService) ServerStream(ctx context.Context, req *meshpb.ServerStreamRequest, s *connect.ServerStream[meshpb.ServerStreamResponse]) error {
-	text, err := behave(ctx, req.GetBehave(), connectErr())
+func (g ConnectService) ServerStream(ctx context.Context, req *meshpb.ServerStreamRequest, s *connect.ServerStream[meshpb.ServerStreamResponse]) error {
+	g.Ran.Add(1)
+	text, err := behave(ctx, g.Ran, req.GetBehave(), connectErr())
 	if err != nil {
 		return err
 	}
@@ -149,11 +160,12 @@ func (ConnectService) ServerStream(ctx context.Context, req *meshpb.ServerStream
 }
 
 // ClientStream implements MeshServiceHandler.
-func (ConnectService) ClientStream(ctx context.Context, s *connect.ClientStream[meshpb.ClientStreamRequest]) (*meshpb.ClientStreamResponse, error) {
+func (g ConnectService) ClientStream(ctx context.Context, s *connect.ClientStream[meshpb.ClientStreamRequest]) (*meshpb.ClientStreamResponse, error) {
+	g.Ran.Add(1)
 	text := ""
 	for s.Receive() {
 		var err error
-		if text, err = behave(ctx, s.Msg().GetBehave(), connectErr()); err != nil {
+		if text, err = behave(ctx, g.Ran, s.Msg().GetBehave(), connectErr()); err != nil {
 			return nil, err
 		}
 	}
@@ -161,7 +173,8 @@ func (ConnectService) ClientStream(ctx context.Context, s *connect.ClientStream[
 }
 
 // Bidi implements MeshServiceHandler.
-func (ConnectService) Bidi(ctx context.Context, s *connect.BidiStream[meshpb.BidiRequest, meshpb.BidiResponse]) error {
+func (g ConnectService) Bidi(ctx context.Context, s *connect.BidiStream[meshpb.BidiRequest, meshpb.BidiResponse]) error {
+	g.Ran.Add(1)
 	for {
 		req, err := s.Receive()
 		if errors.Is(err, io.EOF) {
@@ -173,7 +186,7 @@ func (ConnectService) Bidi(ctx context.Context, s *connect.BidiStream[meshpb.Bid
 		if req.GetBehave() == BehaveStall {
 			continue
 		}
-		text, err := behave(ctx, req.GetBehave(), connectErr())
+		text, err := behave(ctx, g.Ran, req.GetBehave(), connectErr())
 		if err != nil {
 			return err
 		}

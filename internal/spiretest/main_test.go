@@ -62,7 +62,7 @@ type event struct {
 	Calls    int       `json:"calls,omitempty"`
 	Failures int       `json:"failures,omitempty"`
 	LastOK   time.Time `json:"last_ok,omitzero"`
-	// Worst is the longest that a call took.
+	// Worst is the longest that a call took since the tally before.
 	Worst time.Duration `json:"worst,omitempty"`
 }
 

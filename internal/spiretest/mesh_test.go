@@ -21,6 +21,8 @@ const (
 	loadTime = 60 * time.Second
 	// rotations is the least that each identity must be replaced in loadTime.
 	rotations = 3
+	// syncTime is longer than SPIRE's agent waits between two synchronizations.
+	syncTime = 7 * time.Second
 	// warmCalls prove that calls work.
 	warmCalls = 10
 )
@@ -52,6 +54,11 @@ type mesh struct {
 	greeter, caller *process
 }
 
+type step struct {
+	name string
+	run  func(*testing.T, *mesh)
+}
+
 func TestSPIRE(t *testing.T) {
 	bin := needSPIRE(t)
 	dir, err := os.MkdirTemp("", "sc") //nolint:usetesting // t.TempDir is too long for the path of a socket.
@@ -60,31 +67,48 @@ func TestSPIRE(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	build(t, dir)
-	t.Run("the same programs under the embedded Workload API", func(t *testing.T) { embedded(t, dir) })
-
-	s := startSPIRE(t, bin, dir, func(s *spire) {
-		plane := filepath.Join(dir, "plane", "safeconduct")
-		s.entry("spiffe://"+trustDomain+"/service/authority", plane)
-		s.entry("spiffe://"+trustDomain+"/service/memory", plane)
-		for _, role := range []string{"greeter", "caller", "stranger"} {
-			s.entry(agentID(trustDomain, role), filepath.Join(dir, "agents", role))
-		}
+	if !t.Run("the same programs under the embedded Workload API", func(t *testing.T) { embedded(t, dir) }) {
+		t.FailNow()
+	}
+	t.Run("SPIRE under another root", func(t *testing.T) {
+		s := startSPIRE(t, bin, filepath.Join(dir, "1"), variant{true, "ec-p256", "ec-p256"}, func(s *spire) { s.standard(dir) })
+		onSPIRE(t, dir, s, []step{
+			{"certificates", func(t *testing.T, m *mesh) { certificates(t, m, 2) }},
+			{"an identity that is not registered", unregistered},
+			{"a program without an entry", func(t *testing.T, m *mesh) { noIdentity(t, m.attested(m.spire.socket(), "probe")) }},
+			{"rotation", rotation},
+			{"an entry is deleted", deletion},
+		})
 	})
-	m := &mesh{world: startWorld(t, dir, "s", "--workload-api", "unix://"+s.socket()), spire: s}
+	t.Run("SPIRE with a root of its own", func(t *testing.T) {
+		s := startSPIRE(t, bin, filepath.Join(dir, "2"), variant{false, "ec-p256", "ec-p256"}, func(s *spire) { s.standard(dir) })
+		onSPIRE(t, dir, s, []step{
+			{"certificates", func(t *testing.T, m *mesh) { certificates(t, m, 1) }},
+			{"the root is replaced", rootRotation},
+		})
+	})
+	t.Run("RSA keys", func(t *testing.T) {
+		s := startSPIRE(t, bin, filepath.Join(dir, "3"), variant{false, "ec-p256", "rsa-2048"}, func(s *spire) { s.standard(dir) })
+		rsaLeaves(t, startMesh(t, dir, s))
+	})
+}
+
+// startMesh starts a control plane, greeter and caller on s.
+func startMesh(t *testing.T, dir string, s *spire) *mesh {
+	t.Helper()
+	m := &mesh{world: startWorld(t, dir, "s"+filepath.Base(s.dir), "--workload-api", "unix://"+s.socket()), spire: s}
 	m.greeter = m.attested(s.socket(), "greeter")
 	m.greeter.first(kindReady)
 	m.caller = m.attested(s.socket(), "caller", m.grant)
-	for _, step := range []struct {
-		name string
-		run  func(*testing.T, *mesh)
-	}{
-		{"allowed calls", func(t *testing.T, m *mesh) { warm(t, m.caller) }},
-		{"certificates", certificates},
-		{"an identity that is not registered", unregistered},
-		{"a program without an entry", func(t *testing.T, m *mesh) { noIdentity(t, m.attested(m.spire.socket(), "probe")) }},
-		{"rotation", rotation},
-		{"an entry is deleted", deletion},
-	} {
+	return m
+}
+
+// onSPIRE runs steps, in order, on a mesh whose calls work, and wants its logs to be good at the end.
+func onSPIRE(t *testing.T, dir string, s *spire, steps []step) {
+	t.Helper()
+	m := startMesh(t, dir, s)
+	warm(t, m.caller)
+	for _, step := range steps {
 		if !t.Run(step.name, func(t *testing.T) { step.run(t, m) }) {
 			t.FailNow()
 		}
@@ -116,12 +140,12 @@ func warm(t *testing.T, c *process) {
 	}
 }
 
-// certificates checks what SPIRE issued: an identity of ours, with the DNS name of its entry, under an intermediate.
-func certificates(t *testing.T, m *mesh) {
+// certificates checks what SPIRE issued: an identity of ours, with the DNS name of its entry, in a chain of that length.
+func certificates(t *testing.T, m *mesh, length int) {
 	for _, p := range []*process{m.greeter, m.caller} {
 		chain := p.first(kindReady).Chain
-		if len(chain) != 2 {
-			t.Fatalf("%s has a chain of %d certificates, want a leaf and an intermediate", p.name, len(chain))
+		if len(chain) != length {
+			t.Fatalf("%s has a chain of %d certificates, want %d", p.name, len(chain), length)
 		}
 		leaf, err := x509.ParseCertificate(chain[0])
 		if err != nil {
@@ -192,7 +216,7 @@ func rotation(t *testing.T, m *mesh) {
 		"authority": len(services[m.up.Authority]) - 1, "memory": len(services[m.up.Memory]) - 1,
 	}
 	t.Logf("%d calls in %s, %d failed, worst %s; certificates replaced: %v",
-		after.Calls-before.Calls, loadTime, after.Failures, after.Worst, changed)
+		after.Calls-before.Calls, loadTime, after.Failures, m.caller.worst(before.At), changed)
 	if after.Failures != 0 {
 		t.Errorf("calls failed: %+v", m.caller.all(kindFailed))
 	}
@@ -242,4 +266,50 @@ func deletion(t *testing.T, m *mesh) {
 	made := time.Now()
 	until(t, "calls under the new entry", func() bool { return m.caller.tally().LastOK.After(made) })
 	t.Logf("calls again %s after the entry was made again", m.caller.tally().LastOK.Sub(made))
+}
+
+// rootRotation wants no call to fail while SPIRE replaces its root, and nobody to be left under the old one.
+func rootRotation(t *testing.T, m *mesh) {
+	// certified waits until both agents have a certificate that was issued after a moment.
+	certified := func(since time.Time) {
+		t.Helper()
+		until(t, "new certificates", func() bool {
+			for _, p := range []*process{m.greeter, m.caller} {
+				p.alive()
+				svids := p.all(kindSVID)
+				if len(svids) == 0 || !svids[len(svids)-1].At.After(since) {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	roots := func() int { return strings.Count(string(m.spire.server("bundle", "show")), "BEGIN CERTIFICATE") }
+	before := m.caller.tally()
+	old := m.spire.authority("show")
+	fresh := m.spire.authority("prepare")
+	if old == "" || fresh == "" || old == fresh || roots() != 2 {
+		t.Fatalf("authorities %q and %q, %d roots", old, fresh, roots())
+	}
+	pass(syncTime) // the new root arrives everywhere before anything is signed by it
+	m.spire.authority("activate", "-authorityID", fresh)
+	m.spire.authority("taint", "-authorityID", old)
+	certified(time.Now().Add(syncTime)) // later than the synchronization in which the agent of SPIRE learned of it
+	m.spire.authority("revoke", "-authorityID", old)
+	certified(time.Now().Add(syncTime)) // without the old root
+	after := m.caller.tally()
+	t.Logf("%d calls in %s, %d failed, worst %s; %d root left", after.Calls-before.Calls, after.At.Sub(before.At).Round(time.Second),
+		after.Failures, m.caller.worst(before.At), roots())
+	if after.Failures != 0 || roots() != 1 {
+		t.Errorf("%d roots, calls failed: %+v", roots(), m.caller.all(kindFailed))
+	}
+}
+
+// rsaLeaves wants a leaf with an RSA key to be refused by name: it makes TLS, and signs no hop.
+func rsaLeaves(t *testing.T, m *mesh) {
+	t.Logf("first failure: %+v", m.caller.first(kindFailed))
+	pass(time.Second)
+	if sum := m.caller.tally(); sum.Failures != sum.Calls {
+		t.Errorf("%d of %d calls succeeded", sum.Calls-sum.Failures, sum.Calls)
+	}
 }

@@ -128,7 +128,7 @@ func load(ctx context.Context, out *reporter, call func() error) {
 		}
 		if time.Since(told) > tallyPause || ctx.Err() != nil {
 			out.say(sum)
-			told = time.Now()
+			told, sum.Worst = time.Now(), 0
 		}
 		select {
 		case <-ctx.Done():

@@ -30,8 +30,16 @@ const envBin = "SPIRE_BIN"
 // host is the SPIFFE ID that all entries have as their parent.
 const host = "spiffe://" + trustDomain + "/host"
 
-// serverConfig and agentConfig take the folder, the trust domain and the port. The server signs with an intermediate certificate
-// of an upstream root, so a chain has a certificate between leaf and root, as where SPIRE joins a PKI.
+// variant is how a SPIRE is set up.
+type variant struct {
+	// upstream makes the server's CA an intermediate of another root, as where SPIRE joins a PKI. Otherwise it signs itself.
+	upstream bool
+	// caKey and leafKey are SPIRE's key types.
+	caKey, leafKey string
+}
+
+// serverConfig takes the folder, the trust domain, the port, the type of the CA's key, and upstreamConfig or nothing. agentConfig
+// takes the type of the leaf keys in place of the last two.
 const (
 	serverConfig = `server {
   bind_address = "127.0.0.1"
@@ -40,7 +48,7 @@ const (
   trust_domain = "%[2]s"
   data_dir = "%[1]s/server"
   log_level = "INFO"
-  ca_key_type = "ec-p256"
+  ca_key_type = "%[4]s"
 }
 plugins {
   DataStore "sql" {
@@ -51,14 +59,15 @@ plugins {
   }
   NodeAttestor "join_token" { plugin_data {} }
   KeyManager "memory" { plugin_data {} }
-  UpstreamAuthority "disk" {
+  %[5]s
+}
+`
+	upstreamConfig = `UpstreamAuthority "disk" {
     plugin_data {
       cert_file_path = "%[1]s/root.crt"
       key_file_path = "%[1]s/root.key"
     }
-  }
-}
-`
+  }`
 	agentConfig = `agent {
   data_dir = "%[1]s/agent"
   log_level = "INFO"
@@ -67,7 +76,7 @@ plugins {
   socket_path = "%[1]s/agent.sock"
   trust_bundle_path = "%[1]s/bundle.pem"
   trust_domain = "%[2]s"
-  workload_x509_svid_key_type = "ec-p256"
+  workload_x509_svid_key_type = "%[4]s"
 }
 plugins {
   NodeAttestor "join_token" { plugin_data {} }
@@ -87,19 +96,22 @@ type spire struct {
 }
 
 // startSPIRE starts a SPIRE server with the entries that register makes, and then an agent of it, which so knows them at once.
-func startSPIRE(t *testing.T, bin, dir string, register func(*spire)) *spire {
+func startSPIRE(t *testing.T, bin, dir string, v variant, register func(*spire)) *spire {
 	t.Helper()
 	s := &spire{t: t, bin: bin, dir: dir}
-	port := freePort(t)
-	s.makeRoot()
-	for name, text := range map[string]string{"server.conf": serverConfig, "agent.conf": agentConfig} {
-		write(t, filepath.Join(dir, name), []byte(fmt.Sprintf(text, dir, trustDomain, port)))
-	}
-	for _, name := range []string{"server", "agent"} {
+	for _, name := range []string{"", "server", "agent"} {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
+	upstream := ""
+	if v.upstream {
+		s.makeRoot()
+		upstream = fmt.Sprintf(upstreamConfig, dir)
+	}
+	port := freePort(t)
+	write(t, filepath.Join(dir, "server.conf"), fmt.Appendf(nil, serverConfig, dir, trustDomain, port, v.caKey, upstream))
+	write(t, filepath.Join(dir, "agent.conf"), fmt.Appendf(nil, agentConfig, dir, trustDomain, port, v.leafKey))
 	s.daemon("spire-server", "run", "-config", filepath.Join(dir, "server.conf"))
 	until(t, "healthy SPIRE server", func() bool { return s.try("spire-server", "healthcheck", "-socketPath", s.serverSocket()) == nil })
 	register(s)
@@ -149,6 +161,26 @@ func (s *spire) entry(id, path string) {
 	s.server("entry", "create", "-entryID", agent.Name(), "-parentID", host, "-spiffeID", id, "-dns", agent.DNSName(),
 		"-selector", "unix:uid:"+strconv.Itoa(os.Getuid()), "-selector", "unix:path:"+path,
 		"-x509SVIDTTL", strconv.Itoa(int(svidLifetime/time.Second)))
+}
+
+// standard makes the entries of the control plane and of the agents that have one, for the programs in dir.
+func (s *spire) standard(dir string) {
+	s.t.Helper()
+	plane := filepath.Join(dir, "plane", "safeconduct")
+	s.entry("spiffe://"+trustDomain+"/service/authority", plane)
+	s.entry("spiffe://"+trustDomain+"/service/memory", plane)
+	for _, role := range []string{"greeter", "caller", "stranger"} {
+		s.entry(agentID(trustDomain, role), filepath.Join(dir, "agents", role))
+	}
+}
+
+// authority runs a command on the server's X.509 authorities and returns the id that it prints.
+func (s *spire) authority(args ...string) string {
+	s.t.Helper()
+	out := s.server(append([]string{"localauthority", "x509"}, args...)...)
+	_, id, _ := strings.Cut(string(out), "Authority ID: ")
+	id, _, _ = strings.Cut(id, "\n")
+	return strings.TrimSpace(id)
 }
 
 // remove deletes the entry of that name.

@@ -224,6 +224,17 @@ func (p *process) tally() event {
 	return all[len(all)-1]
 }
 
+// worst is the longest call since a tally of that time.
+func (p *process) worst(since time.Time) time.Duration {
+	var worst time.Duration
+	for _, e := range p.all(kindTally) {
+		if e.At.After(since) {
+			worst = max(worst, e.Worst)
+		}
+	}
+	return worst
+}
+
 // first waits for the first event of a kind.
 func (p *process) first(kind string) event {
 	p.t.Helper()

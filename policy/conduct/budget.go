@@ -107,6 +107,9 @@ func NewMeter(agent, tenant Budget) *Meter {
 	}
 }
 
+// InFlight returns how many calls of one agent may be in flight.
+func (m *Meter) InFlight() int64 { return m.agent.InFlight }
+
 // Agent returns the account of a registered, authenticated agent. The caller pins it to the connection.
 func (m *Meter) Agent(id identity.AgentID) *Account {
 	m.mu.Lock()

@@ -228,7 +228,12 @@ func denial(err error) error {
 	if errors.As(err, &r) && r.Cause != "" {
 		cause = fmt.Errorf("%w: %s", r.Err, r.Cause)
 	}
-	if reason := memory.ReasonOf(err); reason != 0 {
+	switch reason := memory.ReasonOf(err); reason {
+	case 0:
+	case v1.Reason_REASON_CONFIDENTIALITY_TOO_HIGH:
+		// An entry that its label keeps from the caller looks like one that is not there; the access record has the reason.
+		return interceptors.Refuse(v1.Reason_REASON_MEMORY_ABSENT, cause)
+	default:
 		return interceptors.Refuse(reason, cause)
 	}
 	switch {
