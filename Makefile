@@ -70,11 +70,13 @@ generate: $(BIN)/buf $(GENERATORS) ## Lint the proto files and generate gen/ and
 	$(BIN)/buf lint
 	PATH="$(BIN):$$PATH" $(BIN)/buf generate
 	for e in $(EXAMPLES); do PATH="$(BIN):$$PATH" $(BIN)/buf generate --template examples/$$e/buf.gen.yaml || exit 1; done
+	PATH="$(BIN):$$PATH" $(BIN)/buf generate internal/meshtest/testproto --config internal/meshtest/testproto/workspace.yaml \
+		--template internal/meshtest/testproto/buf.gen.yaml
 
 .PHONY: generate-diff
 generate-diff: generate ## Generate again and fail when gen/ differs from what is committed.
-	@git diff --exit-code -- gen examples/*/gen || { echo "gen/ differs from its proto files: run 'make generate' and commit the result" >&2; exit 1; }
-	@new="$$(git ls-files --others --exclude-standard -- gen examples/*/gen)"; \
+	@git diff --exit-code -- gen examples/*/gen internal/meshtest/meshpb || { echo "gen/ differs from its proto files: run 'make generate' and commit the result" >&2; exit 1; }
+	@new="$$(git ls-files --others --exclude-standard -- gen examples/*/gen internal/meshtest/meshpb)"; \
 	if [ -n "$$new" ]; then printf 'generated but not committed:\n%s\n' "$$new" >&2; exit 1; fi
 
 .PHONY: breaking

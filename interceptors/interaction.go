@@ -374,7 +374,7 @@ func (in *Interaction) checkMembers(leaf *delegation.Leaf) *Denial {
 	}
 	for _, l := range leaf.Links() {
 		id, err := identity.ParseAgent(l.GetDelegate())
-		if err != nil || id == in.e.cfg.Self {
+		if err == nil && id == in.e.cfg.Self {
 			continue // the last delegate is this endpoint
 		}
 		rec := in.e.cfg.Registry.Agent(id)

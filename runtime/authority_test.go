@@ -33,6 +33,7 @@ func (kept) Close() error { return nil }
 
 // An authority that starts again knows no addresses; agents tell it where they serve without being started again.
 func TestAgentAnnouncesItselfToANewAuthority(t *testing.T) {
+	t.Parallel() // the first authority drains for ten seconds, because the agent watches it
 	dir := t.TempDir()
 	cfg := plane.Config{Dir: filepath.Join(dir, "p"), TrustDomain: "press.test", SocketDir: filepath.Join(dir, "s")}
 	first, err := plane.Start(t.Context(), cfg)
@@ -44,7 +45,7 @@ func TestAgentAnnouncesItselfToANewAuthority(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := first.Authority.RegisterAgent(t.Context(), &v1.Agent{
-		SpiffeId: id.String(), AgentClass: "steady", Owner: alice, Purpose: "outlives an authority",
+		SpiffeId: id.String(), AgentClass: "steady", Owner: alice, Purpose: "outlives an authority", IntegrityCap: attested,
 	}); err != nil {
 		t.Fatal(err)
 	}

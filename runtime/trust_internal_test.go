@@ -8,7 +8,11 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/safeconduct/safeconduct/delegation"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
@@ -180,9 +184,20 @@ func TestStreamsFollowTheBudget(t *testing.T) {
 	}
 }
 
-// A refusal that says too much is still a refusal with the runtime's own words.
 func TestRetryAfterIsBounded(t *testing.T) {
-	if got := retryAfter(noAuthority{}.GRPCStatus()); got != 0 {
+	with := func(d time.Duration) *status.Status {
+		s, err := status.New(codes.ResourceExhausted, "").WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(d)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	for d, want := range map[time.Duration]time.Duration{time.Second: time.Second, -time.Hour: 0, 1000 * time.Hour: maxRetryAfter} {
+		if got := retryAfter(with(d)); got != want {
+			t.Errorf("retryAfter(%v) = %v, want %v", d, got, want)
+		}
+	}
+	if got := retryAfter(status.New(codes.Internal, "")); got != 0 {
 		t.Errorf("retryAfter() = %v without a detail", got)
 	}
 }
