@@ -9,8 +9,9 @@ import (
 	"time"
 	"unicode/utf8"
 
-	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"google.golang.org/protobuf/proto"
+
+	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 )
 
 // scratch is the memory of one encoding, pooled.

@@ -13,11 +13,11 @@ import (
 type CallState uint8
 
 const (
-	// CallUnknown: an intent without an outcome.
+	// CallUnknown is an intent without an outcome.
 	CallUnknown CallState = iota
-	// CallDenied: refused by a decision.
+	// CallDenied is a call refused by a decision.
 	CallDenied
-	// CallAllowed: decided for, and finished.
+	// CallAllowed is a call decided for, and finished.
 	CallAllowed
 )
 

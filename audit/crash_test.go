@@ -112,6 +112,9 @@ func checkSurvivor(t *testing.T, d *memDir, acked []Position) {
 	}
 }
 
+// pass waits in a synctest bubble: no real time passes.
+func pass(d time.Duration) { <-time.After(d) }
+
 // TestU1CrashAtEveryWriteOffset stops the machine after every single byte that a process writes.
 func TestU1CrashAtEveryWriteOffset(t *testing.T) {
 	const calls = 4
@@ -134,7 +137,7 @@ func TestU1CrashAtEveryWriteOffset(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			rnd := rand.New(rand.NewPCG(1, uint64(tc.loss))) //nolint:gosec // a reproducible choice of what is lost
+			rnd := rand.New(rand.NewPCG(1, uint64(tc.loss))) // a reproducible choice of what is lost
 			for offset := int64(0); offset <= whole.written; offset += tc.step {
 				d := newMemDir()
 				d.budget = offset
@@ -169,7 +172,7 @@ func TestU2LossWithinOneFlushInterval(t *testing.T) {
 				t.Fatal(err)
 			}
 			accepted = append(accepted, time.Now())
-			time.Sleep(300 * time.Microsecond) // in a bubble: no real time passes
+			pass(300 * time.Microsecond)
 		}
 		died := time.Now()
 		next := d.after(killed, nil)
@@ -295,7 +298,7 @@ func stalledDisk(t *testing.T, stall, deadline time.Duration, refused bool) {
 	until := time.Now().Add(stall)
 	d.mu.Lock()
 	d.onWrite = func(_ string, n int) (int, error) {
-		time.Sleep(time.Until(until)) // in a bubble: no real time passes
+		pass(time.Until(until))
 		return n, nil
 	}
 	d.mu.Unlock()
@@ -321,7 +324,7 @@ func stalledDisk(t *testing.T, stall, deadline time.Duration, refused bool) {
 		t.Errorf("%d appends were refused, want some: %v", full, refused)
 	}
 	if time.Now().Before(until) {
-		time.Sleep(time.Until(until)) // in a bubble: no real time passes
+		pass(time.Until(until))
 	}
 	if _, err := l.Append(t.Context(), Effect, intent(math.MaxUint32)); err != nil {
 		t.Fatalf("Append after the stall = %v, want recovery without a restart", err)
@@ -427,7 +430,7 @@ func TestRotationSyncsTheOldSegment(t *testing.T) {
 			if _, err := l.Append(t.Context(), Buffered, intent(n)); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(DefaultFlushInterval) // in a bubble: no real time passes
+			pass(DefaultFlushInterval)
 		}
 		lost := d.after(unsyncedGone, nil)
 		if segs, err := listSegments(lost); err != nil || len(segs) < 3 {
@@ -453,12 +456,12 @@ func TestBufferedBecomesDurable(t *testing.T) {
 		if err != nil || l.Durable() > pos.Seq {
 			t.Fatalf("Append(Buffered) = %v, %v, durable %d at once", pos.Seq, err, l.Durable())
 		}
-		time.Sleep(DefaultFlushInterval + DefaultSyncInterval + time.Millisecond) // in a bubble: no real time passes
+		pass(DefaultFlushInterval + DefaultSyncInterval + time.Millisecond)
 		if l.Durable() != pos.Seq+1 {
 			t.Errorf("durable = %d, want %d", l.Durable(), pos.Seq+1)
 		}
 		syncs, writes := d.syncs, d.writes
-		time.Sleep(time.Hour) // in a bubble: no real time passes
+		pass(time.Hour)
 		if d.syncs != syncs || d.writes != writes {
 			t.Error("an idle log writes or syncs")
 		}
@@ -498,11 +501,11 @@ func TestPowerLossReordersSectors(t *testing.T) {
 				acked = append(acked, pos)
 			}
 		}
-		time.Sleep(DefaultFlushInterval) // in a bubble: no real time passes
+		pass(DefaultFlushInterval)
 		synctest.Wait()
 		holes := 0
 		for seed := range uint64(300) {
-			lost := d.after(unsyncedReordered, rand.New(rand.NewPCG(seed, 1))) //nolint:gosec // a reproducible choice
+			lost := d.after(unsyncedReordered, rand.New(rand.NewPCG(seed, 1))) // a reproducible choice
 			rep, err := verify(lost)
 			if err != nil {
 				t.Fatal(err)

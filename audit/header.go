@@ -36,7 +36,7 @@ func (h segmentHeader) encode() []byte {
 	copy(b[40:], h.chain[:])
 	copy(b[104:], h.keyID[:])
 	copy(b[120:], h.bootID[:])
-	binary.LittleEndian.PutUint64(b[136:], uint64(h.time.UnixNano())) //nolint:gosec // two's complement both ways
+	binary.LittleEndian.PutUint64(b[136:], uint64(h.time.UnixNano())) // two's complement both ways
 	binary.LittleEndian.PutUint32(b[headerCRC:], crc32.Checksum(b[:headerCRC], castagnoli))
 	return b
 }
@@ -66,7 +66,7 @@ func decodeHeader(b []byte) (segmentHeader, error) {
 	h.chain = [32]byte(b[40:])
 	h.keyID = [16]byte(b[104:])
 	h.bootID = [16]byte(b[120:])
-	h.time = time.Unix(0, int64(binary.LittleEndian.Uint64(b[136:]))) //nolint:gosec // two's complement both ways
+	h.time = time.Unix(0, int64(binary.LittleEndian.Uint64(b[136:]))) //nolint:gosec // G115: two's complement both ways
 	return h, nil
 }
 

@@ -13,8 +13,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"google.golang.org/protobuf/proto"
+
+	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 )
 
 // Log is one audit log, open for appending. All methods are safe for concurrent use.

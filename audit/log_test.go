@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
 	"github.com/safeconduct/safeconduct/audit"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 )
@@ -241,7 +242,7 @@ func TestKeyFileMode(t *testing.T) {
 	}
 }
 
-// TestRestart keeps the log id, changes the boot id and finds the envelopes of the process before.
+// TestRestart keeps the log id, changes the boot id and finds the recent records of the process before.
 func TestRestart(t *testing.T) {
 	dir := t.TempDir()
 	start := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
@@ -264,18 +265,20 @@ func TestRestart(t *testing.T) {
 		t.Error("want the same log id and another boot id")
 	}
 	var got []time.Time
-	for seen, err := range l.RecentEnvelopes(now) {
+	for rec, err := range l.Since(now.Add(-5*time.Minute - 30*time.Second)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if seen.Caller != "spiffe://mesh.example/tenant/acme/agent/planner/1" || seen.ID == ([16]byte{}) {
-			t.Errorf("envelope %+v", seen)
+		if rec.Event.GetPhase() == v1.EventPhase_EVENT_PHASE_INTENT {
+			got = append(got, time.UnixMilli(rec.Event.GetDeadlineUnixMs()).UTC())
 		}
-		got = append(got, seen.Deadline.UTC())
 	}
-	want := []time.Time{start.Add(17 * time.Minute), start.Add(19 * time.Minute)}
+	var want []time.Time
+	for n := 16; n <= 20; n++ {
+		want = append(want, start.Add(time.Duration(n)*time.Minute))
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("deadlines of recent inbound envelopes (-want +got):\n%s", diff)
+		t.Errorf("deadlines of recent intents (-want +got):\n%s", diff)
 	}
 	unknown := 0
 	for rec, err := range l.Read(t.Context(), 21) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
 	"github.com/safeconduct/safeconduct/audit"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 )

@@ -9,8 +9,6 @@ import (
 	"os"
 	"slices"
 	"time"
-
-	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 )
 
 // Read yields the durable records from seq from on, in order, and ends where the log is durable when it gets there. It yields an
@@ -71,38 +69,6 @@ func startedBefore(fsys fileSystem, id logIdentity, t time.Time) (uint64, error)
 		}
 	}
 	return 0, nil
-}
-
-// ReplayWindow is how far back accepted envelopes matter: the longest deadline of a live call and 30 s of clock error.
-const ReplayWindow = 5*time.Minute + 30*time.Second
-
-// SeenEnvelope is an envelope that this log's owner accepted: with the caller's id the key of the replay set.
-type SeenEnvelope struct {
-	Caller   string
-	ID       [16]byte
-	Deadline time.Time
-}
-
-// RecentEnvelopes yields the envelopes of inbound intents within ReplayWindow before now, so that a restarted process refuses a
-// message that the process before it accepted.
-func (l *Log) RecentEnvelopes(now time.Time) iter.Seq2[SeenEnvelope, error] {
-	return func(yield func(SeenEnvelope, error) bool) {
-		for rec, err := range l.Since(now.Add(-ReplayWindow)) {
-			if err != nil {
-				yield(SeenEnvelope{}, err)
-				return
-			}
-			ev := rec.Event
-			id, ok := id16(ev.EnvelopeId)
-			if !ok || ev.Kind != v1.EventKind_EVENT_KIND_CALL || ev.Phase != v1.EventPhase_EVENT_PHASE_INTENT ||
-				ev.Direction != v1.EventDirection_EVENT_DIRECTION_INBOUND {
-				continue
-			}
-			if !yield(SeenEnvelope{ev.GetActor().GetSpiffeId(), id, time.UnixMilli(ev.DeadlineUnixMs)}, nil) {
-				return
-			}
-		}
-	}
 }
 
 // ReadDir yields the records of the log in dir without a lock. It ends before the torn tail of a crash or of a live writer. It

@@ -8,8 +8,9 @@ import (
 	"os"
 	"slices"
 
-	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"google.golang.org/protobuf/proto"
+
+	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 )
 
 // segment is one segment file.
@@ -192,7 +193,7 @@ func readFrameAt(fsys fileSystem, s segment, off int64) (*Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() // read only: nothing to lose
+	defer func() { _ = f.Close() }() // read only: nothing to lose
 	var head [frameHead]byte
 	if _, err := f.ReadAt(head[:], off); err != nil {
 		return nil, err

@@ -27,11 +27,11 @@ type GapClass string
 const (
 	// NoGap is a call with records.
 	NoGap GapClass = ""
-	// GapCause: a message names a cause that no log recorded.
+	// GapCause says that a message names a cause that no log recorded.
 	GapCause GapClass = "CAUSE_NOT_RECORDED"
-	// GapCallee: the caller recorded a call that it allowed, the callee's log does not have it or is not here.
+	// GapCallee says that the caller recorded a call that it allowed, the callee's log does not have it or is not here.
 	GapCallee GapClass = "MISSING_AT_CALLEE"
-	// GapCaller: the callee recorded a call, the caller's log does not have it or is not here.
+	// GapCaller says that the callee recorded a call, the caller's log does not have it or is not here.
 	GapCaller GapClass = "MISSING_AT_CALLER"
 )
 

@@ -14,12 +14,12 @@ import (
 type Verdict uint8
 
 const (
-	// Bad: bytes were changed, added, removed or moved.
+	// Bad says that bytes were changed, added, removed or moved.
 	Bad Verdict = iota
-	// Incomplete: what is there is good, but the log ends with a frame cut short (a live writer, a crash) or its oldest segments
+	// Incomplete says that what is there is good, but the log ends with a frame cut short (a live writer, a crash) or its oldest segments
 	// are not there.
 	Incomplete
-	// Good: every record is there from the first on, and follows from the one before it. Newer records may be missing: only a
+	// Good says that every record is there from the first on, and follows from the one before it. Newer records may be missing: only a
 	// statement kept elsewhere can show that.
 	Good
 )
@@ -144,7 +144,7 @@ func (rep *Report) segment(fsys fileSystem, id logIdentity, s segment, last bool
 	if err != nil {
 		return Bad, err
 	}
-	defer f.Close() // read only: nothing to lose
+	defer func() { _ = f.Close() }() // read only: nothing to lose
 	if (rep.Segments > 0 || s.first == 0) && h.chain != rep.Chain {
 		return note(Bad, s.first, "the segment does not follow from the one before it")
 	}
@@ -189,6 +189,6 @@ func tornTail(f io.ReaderAt, end scanEnd) (bool, error) {
 		return false, err
 	}
 	want := binary.LittleEndian.Uint32(b[4:])
-	binary.LittleEndian.PutUint32(b, uint32(n)) //nolint:gosec // at most MaxRecordBytes
+	binary.LittleEndian.PutUint32(b, uint32(n)) // at most MaxRecordBytes
 	return crc32.Update(crc32.Checksum(b[:4], castagnoli), castagnoli, b[frameHead:]) != want, nil
 }

@@ -184,7 +184,7 @@ func inline(c *v1.DelegationChain, certs [][]byte) uint32 {
 		added.Intermediates = append(added.Intermediates, bytes.Clone(der))
 	}
 	c.Certs = append(c.Certs, added)
-	return uint32(len(c.GetCerts()))
+	return uint32(len(c.GetCerts())) //nolint:gosec // G115: at most one per hop, and hops are at most MaxHops.
 }
 
 func cloneCapabilities(caps []*v1.Capability) []*v1.Capability {

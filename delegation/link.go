@@ -37,7 +37,7 @@ func hopLink(parent [32]byte, s *v1.SignedStatement, certID [32]byte) [32]byte {
 }
 
 func appendSigned(dst []byte, s *v1.SignedStatement, signer [32]byte) []byte {
-	dst = binary.BigEndian.AppendUint32(dst, uint32(len(s.GetPayload())))
+	dst = binary.BigEndian.AppendUint32(dst, uint32(len(s.GetPayload()))) //nolint:gosec // G115: at most MaxPayloadBytes, which the caller has checked.
 	dst = append(dst, s.GetPayload()...)
 	dst = append(dst, s.GetSignature()...)
 	return append(dst, signer[:]...)
@@ -78,7 +78,7 @@ func ChainHandle(id [16]byte) [32]byte { return handle("chain", string(id[:])) }
 func handle(parts ...string) [32]byte {
 	buf := append(make([]byte, 0, 128), handleDomain...)
 	for _, p := range parts {
-		buf = binary.BigEndian.AppendUint32(buf, uint32(len(p)))
+		buf = binary.BigEndian.AppendUint32(buf, uint32(len(p))) //nolint:gosec // G115: out of a message, a file or a command line, all far below 4 GiB.
 		buf = append(buf, p...)
 	}
 	return sha256.Sum256(buf)

@@ -108,10 +108,11 @@ func (m *message) value(f *field, num protowire.Number, typ protowire.Type, b []
 		return b[n:], fault{}
 	}
 	size, n := protowire.ConsumeVarint(b)
-	if typ != protowire.BytesType || n < 0 || n != protowire.SizeVarint(size) || size > uint64(len(b)-n) {
+	if typ != protowire.BytesType || n < 0 || n != protowire.SizeVarint(size) || size > uint64(len(b)-n) { //nolint:gosec // G115: what was consumed is part of b.
 		return nil, m.fault(num, v1.Reason_REASON_CHAIN_NON_CANONICAL)
 	}
-	body, rest := b[n:n+int(size)], b[n+int(size):]
+	end := n + int(size) //nolint:gosec // G115: at most len(b), as checked.
+	body, rest := b[n:end], b[end:]
 	if f.kind == kindMessage {
 		if nesting >= maxNesting {
 			return nil, m.fault(num, v1.Reason_REASON_CHAIN_TOO_LARGE)
@@ -135,7 +136,7 @@ func (f *field) number(v uint64) bool {
 	case kindBool:
 		return v == 1
 	case kindEnum:
-		return v <= uint64(f.max)
+		return v <= uint64(f.max) //nolint:gosec // G115: a constant of the table, never negative.
 	default:
 		return true
 	}

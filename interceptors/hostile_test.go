@@ -1,6 +1,7 @@
 package interceptors_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -93,7 +94,10 @@ func TestSuspendedMemberEndsTheChain(t *testing.T) {
 			replies := s.openStream()
 			wantReason(t, "a stream of replies", replies.admit(request(s.envelope())), 0)
 			tt.end(s, head)
-			err := s.send(s.envelope())
+			err := s.serve(t.Context(), s.call(), request(s.envelope()), func(ctx context.Context) (proto.Message, error) {
+				t.Error("the handler ran")
+				return succeed(ctx)
+			})
 			wantReason(t, "a call afterwards", err, v1.Reason_REASON_CHAIN_HANDLE_REVOKED)
 			var d *interceptors.Denial
 			if !errors.As(err, &d) || d.WireName() != "CHAIN_REVOKED" {
@@ -255,6 +259,59 @@ func TestOpenStreamEndsWithItsPeer(t *testing.T) {
 	}
 	s.Registry.SetState(s.relay, identity.StateSuspended)
 	wantReason(t, "a reply after the suspension", in.Emit(&meshpb.OpenResponse{}), v1.Reason_REASON_AGENT_SUSPENDED)
+}
+
+// A stream whose messages cannot be looked at in time does not reach its handler.
+func TestStreamOfUnknownRequestsIsRefused(t *testing.T) {
+	s := newScene(t)
+	c := s.call()
+	c.Procedure = "/mesh.v1.Elsewhere/Stream"
+	add := &interceptors.Method{Procedure: c.Procedure, Intent: &v1.MethodIntent{Action: "mesh.call"}}
+	if err := s.end.Methods().Add(add); err != nil {
+		t.Fatal(err)
+	}
+	ctx, in, err := s.end.Open(t.Context(), c, nil)
+	defer in.Close(&err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = in.Prefetch(ctx, func(proto.Message) error { return nil })
+	wantReason(t, "the stream", err, v1.Reason_REASON_UNKNOWN_METHOD)
+}
+
+// A stream that is admitted by its metadata alone waits for no message, and counts those that came.
+func TestStreamAdmittedByItsMetadata(t *testing.T) {
+	for messages := range uint32(3) {
+		s := newScene(t)
+		e := s.Envelope(s.relay, foreign, "mesh.foreign")
+		e.Chain = s.chain
+		raw, err := proto.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := s.call()
+		c.Procedure, c.Metadata = foreign, raw
+		ctx, in, err := s.end.Open(t.Context(), c, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, err := in.Prefetch(ctx, func(proto.Message) error { return errors.New("a message was waited for") })
+		if err != nil || first != nil {
+			t.Fatalf("Prefetch() = %v, %v", first, err)
+		}
+		if _, ok := interceptors.PermitFrom(ctx); !ok {
+			t.Error("no Permit after the admission")
+		}
+		for range messages {
+			if _, err := in.Admit(ctx, &meshpb.ForeignRequest{}); err != nil {
+				t.Errorf("a message: %v", err)
+			}
+		}
+		in.Close(&err)
+		if _, outcome := s.pair(); outcome.GetOutcome().GetMessagesIn() != messages {
+			t.Errorf("the record counts %d messages of %d", outcome.GetOutcome().GetMessagesIn(), messages)
+		}
+	}
 }
 
 // A replay set that cannot hold what was admitted before a restart must not be served with.

@@ -52,6 +52,7 @@ type Interaction struct {
 	input    *v1.DecisionInput
 	resource []string
 	in, out  traffic
+	ahead    uint32 // admissions that stood for no message
 	attached []*v1.ContextRef
 	closed   bool
 }

@@ -14,14 +14,20 @@ import (
 // Prefetch admits a stream before its handler runs, so that no handler is reached on nobody's authority. Where the envelope stands
 // in metadata and the method declares neither resource field nor facts, nothing in the messages can matter to that decision, and
 // none is waited for. Otherwise the first message decides: it is received here, and returned for the adapter to [Hand] to the
-// handler. A method whose request type is not known, such as health, is left to its handler's first read.
+// handler. An open method whose request type is not known, such as health, is left to its handler's first read.
 func (in *Interaction) Prefetch(ctx context.Context, receive func(proto.Message) error) (first proto.Message, err error) {
 	m := in.method
 	if len(in.call.Metadata) > 0 && len(m.resource) == 0 && len(m.facts) == 0 {
+		in.mu.Lock()
+		in.ahead = 1
+		in.mu.Unlock()
 		_, err := in.Admit(ctx, nil)
 		return nil, err
 	}
 	if first = m.NewInput(); first == nil {
+		if !m.Intent.GetOpen() {
+			return nil, in.refuse(denyf(v1.Reason_REASON_UNKNOWN_METHOD, "the request type of %q is not known", in.call.Procedure))
+		}
 		return nil, nil
 	}
 	if err := receive(first); err != nil {

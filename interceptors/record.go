@@ -150,7 +150,7 @@ func (in *Interaction) outcome(err error) *v1.Outcome {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return &v1.Outcome{
-		Code: uint32(CodeOf(err)), BytesIn: in.in.bytes, BytesOut: in.out.bytes, MessagesIn: in.in.messages, MessagesOut: in.out.messages,
+		Code: uint32(CodeOf(err)), BytesIn: in.in.bytes, BytesOut: in.out.bytes, MessagesIn: in.in.messages - min(in.ahead, in.in.messages), MessagesOut: in.out.messages,
 		DurationUs: uint64(max(in.e.cfg.Now().Sub(in.started), 0).Microseconds()), //nolint:gosec // G115: clamped at zero.
 	}
 }
@@ -162,7 +162,7 @@ func CodeOf(err error) Code {
 	}
 	var d *Denial
 	var p *PublicError
-	c, own := err.(interface{ WireCode() Code }) //nolint:errorlint // only the error itself: what it wraps is not what the peer sees.
+	c, own := err.(interface{ WireCode() Code }) // only the error itself: what it wraps is not what the peer sees.
 	switch {
 	case errors.As(err, &d):
 		return d.Code

@@ -163,7 +163,7 @@ const (
 // streamsFor is how many streams a connection may have where the budget of calls in flight is n: more than calls, so that it is the
 // core that refuses the excess, with a reason, and not the transport that lets it wait.
 func streamsFor(n int64) uint32 {
-	return uint32(min(max(2*n, minStreams), maxStreams)) //nolint:gosec // G115: at most 16384.
+	return uint32(min(max(2*n, minStreams), maxStreams)) // at most maxStreams
 }
 
 // LogOrigin names the agent's audit log: trust domain, product, and the path of its identity.

@@ -87,7 +87,7 @@ func keep(t *testing.T, p *plane.Plane, id identity.AgentID) kept {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer src.Close() //nolint:errcheck // what it holds is copied
+	defer src.Close() // what it holds is copied
 	svid, err := src.GetX509SVID()
 	if err != nil {
 		t.Fatal(err)

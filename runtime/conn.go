@@ -299,7 +299,7 @@ func (c *Conn) envelope(ctx context.Context, m *interceptors.Method, req proto.M
 		return nil, nil, status.Errorf(codes.InvalidArgument, "%d context references, at most %d", len(o.attach), maxShared)
 	}
 	for i, ref := range o.attach {
-		env.Data = append(env.Data, &v1.DataLabel{Ref: uint32(i), Label: ref.GetLabel()}) //nolint:gosec // G115: at most 32.
+		env.Data = append(env.Data, &v1.DataLabel{Ref: uint32(i), Label: ref.GetLabel()}) // at most maxShared
 	}
 	if md, ok := metadata.FromOutgoingContext(ctx); ok {
 		pairs, fits := toPairs(md)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"time"
@@ -51,7 +52,7 @@ func (a *Agent) startEdge(ctx context.Context) error {
 	go func() {
 		defer close(e.done)
 		if err := e.http.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
-			a.cfg.Logger.Error("edge listener ended", "error", err)
+			a.cfg.Logger.ErrorContext(ctx, "edge listener ended", slog.String("error", err.Error()))
 		}
 	}()
 	a.mu.Lock()

@@ -150,7 +150,7 @@ func authored(in *interceptors.Interaction, err error) error {
 	var text string
 	var d *interceptors.Denial
 	var p *interceptors.PublicError
-	s, ok := err.(interface{ GRPCStatus() *status.Status }) //nolint:errorlint // only the handler's own error, not what it wraps.
+	s, ok := err.(interface{ GRPCStatus() *status.Status }) // only the handler's own error, not what it wraps.
 	switch {
 	case errors.As(err, &d), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err

@@ -304,7 +304,7 @@ func TestColdChainsAreLimited(t *testing.T) {
 	warm := s.grant()
 	s.mustCall(warm)
 	refused := error(nil)
-	for range int(conduct.DefaultCold.Burst) {
+	for range conduct.DefaultCold.Burst {
 		if _, refused = s.call(s.grant()); refused != nil {
 			break
 		}

@@ -44,16 +44,16 @@ func HandleIntent[Req, Resp any, PReq Message[Req], PResp Message[Resp]](
 	}
 	a.exchange.mu.Lock()
 	defer a.exchange.mu.Unlock()
-	a.exchange.handlers[method] = func(ctx context.Context, admit func(proto.Message) (context.Context, error), payload []byte) (proto.Message, error) {
+	a.exchange.handlers[method] = func(_ context.Context, admit func(proto.Message) (context.Context, error), payload []byte) (proto.Message, error) {
 		req := PReq(new(Req))
 		if err := unmarshal(payload, req); err != nil {
 			return nil, err
 		}
-		ctx, err := admit(req)
+		admitted, err := admit(req)
 		if err != nil {
 			return nil, err
 		}
-		resp, err := fn(ctx, req)
+		resp, err := fn(admitted, req)
 		if err != nil {
 			return nil, err
 		}

@@ -241,7 +241,7 @@ func TestHealthNeedsAnSVID(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer cc.Close() //nolint:errcheck // nothing is lost with it
+	defer cc.Close() // nothing is lost with it
 	if _, err := check(cc); err == nil {
 		t.Error("health without an SVID succeeded")
 	}

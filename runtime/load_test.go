@@ -89,15 +89,13 @@ func TestShortLivedSVIDsUnderLoad(t *testing.T) {
 			return err
 		}, &calls)
 	}
-	talk := s.grant()
 	work(20*time.Millisecond, func() error {
-		stream, err := s.client.ServerStream(talk, &meshpb.ServerStreamRequest{Resource: mesh()})
+		// What a stream brings is untrusted, so each one belongs to a conversation of its own.
+		stream, err := s.client.ServerStream(s.grant(), &meshpb.ServerStreamRequest{Resource: mesh()})
 		text, err := down(t, stream, err)
 		if err == nil && text != "abc" {
 			err = fmt.Errorf("received %q", text)
 		}
-		// What a stream brings is untrusted, so the next one belongs to another conversation.
-		talk = s.grant()
 		return err
 	}, &streams)
 	<-end.C

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -25,6 +26,9 @@ type Refusal struct {
 
 // Error returns the reason and the decision id.
 func (r *Refusal) Error() string {
+	if bytes.Equal(r.DecisionID, make([]byte, 16)) { // nothing was sent, so there is no decision to look up
+		return "refused before it was sent: " + interceptors.ReasonName(r.Reason)
+	}
 	return fmt.Sprintf("refused: %s (decision %s)", interceptors.ReasonName(r.Reason), hex.EncodeToString(r.DecisionID))
 }
 

@@ -15,22 +15,30 @@ import (
 )
 
 // WorkloadAPI returns a Source on the SPIFFE Workload API at addr, a stock SPIRE agent's or the embedded one's. It waits for the
-// first SVID until ctx ends. want picks one of several SVIDs; empty takes the first. A source serves no expired SVID.
+// first SVID until ctx ends. want picks one of several SVIDs; empty takes the first. A source serves no expired SVID, and never
+// one of another identity than its first.
 func WorkloadAPI(ctx context.Context, addr, want string) (identity.Source, error) {
-	opts := []workloadapi.X509SourceOption{workloadapi.WithClientOptions(workloadapi.WithAddr(addr))}
+	var own spiffeid.ID // go-spiffe calls the picker from one goroutine at a time, the first time before NewX509Source returns
 	if want != "" {
 		id, err := identity.ParseAgent(want)
 		if err != nil {
 			return nil, fmt.Errorf("workload API: %w", err)
 		}
-		opts = append(opts, workloadapi.WithDefaultX509SVIDPicker(func(svids []*x509svid.SVID) *x509svid.SVID {
-			for _, s := range svids {
-				if s.ID == id.ID() {
-					return s
-				}
+		own = id.ID()
+	}
+	pick := func(svids []*x509svid.SVID) *x509svid.SVID {
+		if own.IsZero() {
+			own = svids[0].ID
+		}
+		for _, s := range svids {
+			if s.ID == own {
+				return s
 			}
-			return svids[0]
-		}))
+		}
+		return svids[0] // GetX509SVID refuses it
+	}
+	opts := []workloadapi.X509SourceOption{
+		workloadapi.WithClientOptions(workloadapi.WithAddr(addr)), workloadapi.WithDefaultX509SVIDPicker(pick),
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -38,11 +46,12 @@ func WorkloadAPI(ctx context.Context, addr, want string) (identity.Source, error
 	if err != nil {
 		return nil, fmt.Errorf("workload API at %s: no identity issued within %v; is this process registered? %w", addr, startTimeout, err)
 	}
-	w := &workloadSource{X509Source: src, want: want, next: make(chan struct{}), done: make(chan struct{})}
-	if svid, err := src.GetX509SVID(); err != nil || want != "" && svid.ID.String() != want {
+	svid, err := src.GetX509SVID()
+	if err != nil || want != "" && svid.ID.String() != want {
 		_ = src.Close()
 		return nil, fmt.Errorf("workload API at %s: issued %v, want %s: %w", addr, svid, want, identity.ErrNotAnIdentity)
 	}
+	w := &workloadSource{X509Source: src, own: svid.ID, next: make(chan struct{}), done: make(chan struct{})}
 	w.wg.Add(1)
 	go w.fanOut()
 	return w, nil
@@ -51,7 +60,7 @@ func WorkloadAPI(ctx context.Context, addr, want string) (identity.Source, error
 // workloadSource fans go-spiffe's one update channel out to many.
 type workloadSource struct {
 	*workloadapi.X509Source
-	want string
+	own  spiffeid.ID // for the life of the source: another entry that matches later does not change who this process is
 	mu   sync.Mutex
 	next chan struct{}
 	done chan struct{}
@@ -86,6 +95,9 @@ func (w *workloadSource) GetX509SVID() (*x509svid.SVID, error) {
 	svid, err := w.X509Source.GetX509SVID()
 	if err != nil {
 		return nil, err
+	}
+	if svid.ID != w.own {
+		return nil, fmt.Errorf("own identity %s is issued no longer, only %s", w.own, svid.ID)
 	}
 	if end := svid.Certificates[0].NotAfter; !time.Now().Before(end) {
 		return nil, fmt.Errorf("own SVID expired at %s and no new one was issued", end.Format(time.RFC3339))

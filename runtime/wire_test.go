@@ -199,7 +199,7 @@ func TestEdgeDeliversJSONOverHTTP(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer resp.Body.Close() //nolint:errcheck // read to its end
+		defer resp.Body.Close() // read to its end
 		body, err := io.ReadAll(resp.Body)
 		if err != nil {
 			t.Fatal(err)

@@ -48,7 +48,7 @@ func silent(code int) error {
 
 // run executes one command line and returns its exit code.
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
-	root := newRoot() //nolint:contextcheck // Close of a plane drains on its own time
+	root := newRoot() // Close of a plane drains on its own time
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(errOut)

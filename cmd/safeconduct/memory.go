@@ -92,7 +92,7 @@ func (s *session) withConn(
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, agent.Close()) }() //nolint:contextcheck // Close drains on its own time
+	defer func() { err = errors.Join(err, agent.Close()) }() // Close drains on its own time
 	if ctx, err = agent.Act(ctx, grant, purpose); err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func openLog(ctx context.Context, dir, origin string) (*audit.Log, error) {
 	tick := time.NewTicker(lockPoll)
 	defer tick.Stop()
 	for {
-		log, err := audit.Open(dir, audit.Config{Origin: origin}) //nolint:contextcheck // repairing a log is not to be cut short
+		log, err := audit.Open(dir, audit.Config{Origin: origin}) // repairing a log is not to be cut short
 		if !errors.Is(err, audit.ErrLocked) {
 			return log, err
 		}

@@ -101,8 +101,11 @@ func (s *stage) show(ctx context.Context) error {
 		s.printf("%s calls the greeter with %s:\n", c.name, c.what)
 		answer, err := s.callAs(ctx, c.name)
 		s.printf("  %s\n", bytes.TrimSpace(answer))
-		if c.allowed != (err == nil) {
-			return fmt.Errorf("the call of %s ended with %v", c.name, err)
+		switch {
+		case c.allowed && err != nil:
+			return fmt.Errorf("the call of %s ended with %w", c.name, err)
+		case !c.allowed && err == nil:
+			return fmt.Errorf("the call of %s ended without an error", c.name)
 		}
 	}
 	s.printf("Both are in the audit logs of both sides. README.md goes on from here.\n")

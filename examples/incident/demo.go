@@ -197,7 +197,7 @@ func (d *demo) populate(ctx context.Context) error {
 		if c.role == "planner" {
 			env = append(env, envHold+"=1")
 		}
-		if _, err := d.spawn(ctx, c.role, c.tenant, env...); err != nil {
+		if err := d.spawn(ctx, c.role, c.tenant, env...); err != nil {
 			return err
 		}
 	}
@@ -316,8 +316,7 @@ func (d *demo) happen(ctx context.Context, ev Event) (done bool, err error) {
 	case kindHolding:
 		d.show.say("", "kill -9 of the planner, in the middle of the call")
 		d.child("planner").kill()
-		_, err := d.spawn(ctx, "planner", tenantA)
-		return false, err
+		return false, d.spawn(ctx, "planner", tenantA)
 	case kindReady:
 		d.ready(ev)
 		d.show.say("", fmt.Sprintf("the planner is started again, pid %d", d.child(ev.Role).ready.Pid))

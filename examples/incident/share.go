@@ -114,7 +114,7 @@ func (s *shared) putEvidence(ctx context.Context, incident, source string, r io.
 			}
 			m.Chunks = append(m.Chunks, chunk{key, ref.GetRef().GetVersion(), ref.GetCommitment(), ref.GetSize()})
 		}
-		if err == io.EOF || err == io.ErrUnexpectedEOF { //nolint:errorlint // io.ReadFull returns them as they are.
+		if err == io.EOF || err == io.ErrUnexpectedEOF { // io.ReadFull returns them as they are.
 			break
 		}
 		if err != nil {

@@ -153,6 +153,7 @@ func TestOnlyPost(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodHead, http.MethodOptions} {
 		e := newEdge(t, meshtest.ConnectParts{})
 		resp := e.post(method, unary+"?message=secret", "", nil)
+		_ = resp.Body.Close()
 		if resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") != http.MethodPost {
 			t.Errorf("%s: status %d", method, resp.StatusCode)
 		}
@@ -189,6 +190,7 @@ func TestBodiesThatNoInterceptorSees(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			e := newEdge(t, meshtest.ConnectParts{})
 			resp := e.post(http.MethodPost, unary, tt.contentType, bytes.NewReader(tt.body))
+			defer resp.Body.Close()
 			if resp.StatusCode != tt.status {
 				t.Errorf("status %d, want %d", resp.StatusCode, tt.status)
 			}
@@ -205,7 +207,9 @@ func TestBodiesThatNoInterceptorSees(t *testing.T) {
 
 func TestUnknownPaths(t *testing.T) {
 	e := newEdge(t, meshtest.ConnectParts{})
-	if resp := e.post(http.MethodPost, "/admin", "text/html", nil); resp.StatusCode != http.StatusNotFound {
+	resp := e.post(http.MethodPost, "/admin", "text/html", nil)
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusNotFound {
 		t.Errorf("an unknown path: status %d", resp.StatusCode)
 	}
 	events := e.end.Log.Events()
@@ -222,6 +226,7 @@ func TestEnvelopeInAHeader(t *testing.T) {
 			header = append(header, enforceconnect.EnvelopeKey, v)
 		}
 		resp := e.post(http.MethodPost, foreign, "application/proto", bytes.NewReader(nil), header...)
+		defer resp.Body.Close()
 		body, _ := io.ReadAll(resp.Body)
 		return resp.StatusCode, string(body)
 	}

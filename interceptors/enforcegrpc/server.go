@@ -40,7 +40,7 @@ func ServerOptions(e *interceptors.Enforcer, cfg *tls.Config) []grpc.ServerOptio
 		grpc.StatsHandler(&refusals{e}),
 		grpc.MaxRecvMsgSize(interceptors.MaxEnvelope),
 		grpc.MaxHeaderListSize(maxHeaders),
-		grpc.MaxConcurrentStreams(uint32(min(max(2*e.InFlight(), minStreams), maxStreams))), //nolint:gosec // G115: bounded.
+		grpc.MaxConcurrentStreams(uint32(min(max(2*e.InFlight(), minStreams), maxStreams))), // bounded
 		grpc.WaitForHandlers(true),
 	}
 }

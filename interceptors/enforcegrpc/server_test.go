@@ -208,10 +208,11 @@ func TestEnvelopeInMetadata(t *testing.T) {
 		return string(raw)
 	}
 	send := func(values ...string) error {
-		ctx := t.Context()
+		var pairs []string
 		for _, v := range values {
-			ctx = metadata.AppendToOutgoingContext(ctx, enforcegrpc.EnvelopeKey, v)
+			pairs = append(pairs, enforcegrpc.EnvelopeKey, v)
 		}
+		ctx := metadata.AppendToOutgoingContext(t.Context(), pairs...)
 		_, err := meshpb.NewMeshServiceClient(h.conn).Foreign(ctx, &meshpb.ForeignRequest{})
 		return err
 	}

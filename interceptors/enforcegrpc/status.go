@@ -37,7 +37,7 @@ func Status(err error) *status.Status {
 
 // own turns an author's own status into the core's words, so that the record names the code that the peer sees.
 func own(err error) error {
-	s, ok := err.(interface{ GRPCStatus() *status.Status }) //nolint:errorlint // only the handler's own error, not what it wraps.
+	s, ok := err.(interface{ GRPCStatus() *status.Status }) // only the handler's own error, not what it wraps.
 	if !ok || s.GRPCStatus().Code() == codes.OK || s.GRPCStatus().Code() == codes.Unknown {
 		return err
 	}

@@ -94,7 +94,7 @@ func newAgentClient(ctx context.Context, s *startSpec) (*agentClient, error) {
 	}
 	conn, err := agent.Dial(s.Peer)
 	if err != nil {
-		return nil, errors.Join(err, agent.Close()) //nolint:contextcheck // what was opened is closed whether or not ctx has ended.
+		return nil, errors.Join(err, agent.Close()) // what was opened is closed whether or not ctx has ended.
 	}
 	return &agentClient{agent: agent, mesh: meshpb.NewMeshServiceClient(conn), spec: s, body: text(s.Payload)}, nil
 }

@@ -128,7 +128,7 @@ func newAgentServer(ctx context.Context, s *startSpec, calls *handled) (*agentSe
 	meshpb.RegisterMeshServiceServer(agent, &echo{calls: calls, failEvery: s.FailEvery})
 	l, err := agent.Listen(ctx)
 	if err != nil {
-		return nil, errors.Join(err, agent.Close()) //nolint:contextcheck // what was opened is closed whether or not ctx has ended.
+		return nil, errors.Join(err, agent.Close()) // what was opened is closed whether or not ctx has ended.
 	}
 	ctx, stop := context.WithCancel(ctx)
 	a := &agentServer{agent: agent, stop: stop, ended: make(chan error, 1)}

@@ -57,7 +57,7 @@ func Run(ctx context.Context, cfg Config) (_ *Report, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, w.close()) }() //nolint:contextcheck // what was opened is closed whether or not ctx has ended.
+	defer func() { err = errors.Join(err, w.close()) }() // what was opened is closed whether or not ctx has ended.
 	rep := newReport(&cfg, fs)
 	if err := rep.line("setup", rep.Setup); err != nil {
 		return nil, err

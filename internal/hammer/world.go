@@ -49,7 +49,7 @@ func openWorld(ctx context.Context, dir string, variants []Variant) (_ *world, e
 		return nil, err
 	}
 	w := &world{dir: dir}
-	defer func() { //nolint:contextcheck // what was opened is closed whether or not ctx has ended.
+	defer func() { // what was opened is closed whether or not ctx has ended.
 		if err != nil {
 			err = errors.Join(err, w.close())
 		}

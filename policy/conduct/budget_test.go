@@ -110,7 +110,8 @@ func TestSlots(t *testing.T) {
 func TestMeterKeepsOneAccountPerIdentity(t *testing.T) {
 	m := conduct.NewMeter(conduct.Budget{}, conduct.Budget{Rate: 1, Burst: 1})
 	a, b := agent(t, "a"), agent(t, "b")
-	if m.Agent(a) != m.Agent(a) || m.Agent(a) == m.Agent(b) || m.Tenant(a.Tenant()) != m.Tenant(b.Tenant()) {
+	first := m.Agent(a)
+	if m.Agent(a) != first || first == m.Agent(b) || m.Tenant(a.Tenant()) != m.Tenant(b.Tenant()) {
 		t.Error("accounts are mixed up")
 	}
 	other, err := identity.RegisteredTenant(spiffeid.RequireTrustDomainFromString("mesh.test"), "globex")

@@ -232,7 +232,7 @@ func (w *World) end(a *runtime.Agent, p *process) {
 	}
 	if p.cancel != nil {
 		p.cancel()
-		<-p.ended
+		<-p.ended //nolint:errcheck // the agent was closed under Serve on purpose: how Serve ends says nothing
 	}
 }
 

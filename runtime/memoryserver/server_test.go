@@ -136,7 +136,7 @@ func (u *user) get(keys ...string) (*rpcv1.GetResponse, error) {
 // reference is what an agent hands to another one.
 func reference(s *store, e *v1.Entry, size int) *v1.ContextRef {
 	return &v1.ContextRef{
-		Store: s.service.ID().String(), Tenant: "acme", Ref: e.GetRef(), Commitment: e.GetCommitment(), Size: uint64(size), //nolint:gosec // G115: a length.
+		Store: s.service.ID().String(), Tenant: "acme", Ref: e.GetRef(), Commitment: e.GetCommitment(), Size: uint64(size),
 		MediaType: "text/plain", Label: e.GetLabel(),
 	}
 }

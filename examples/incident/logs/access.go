@@ -169,7 +169,7 @@ func unescapeField(s string) string {
 		i++
 		switch c := s[i]; {
 		case c == 'x' && i+2 < len(s) && unhex(s[i+1]) >= 0 && unhex(s[i+2]) >= 0:
-			b.WriteByte(byte(unhex(s[i+1])<<4 | unhex(s[i+2])))
+			b.WriteByte(byte(unhex(s[i+1])<<4 | unhex(s[i+2]))) //nolint:gosec // G115: two hex digits, as the condition says.
 			i += 2
 		case c == 'n':
 			b.WriteByte('\n')
@@ -210,7 +210,7 @@ func decodePercent(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
 		if s[i] == '%' && i+2 < len(s) && unhex(s[i+1]) >= 0 && unhex(s[i+2]) >= 0 {
-			b.WriteByte(byte(unhex(s[i+1])<<4 | unhex(s[i+2])))
+			b.WriteByte(byte(unhex(s[i+1])<<4 | unhex(s[i+2]))) //nolint:gosec // G115: two hex digits, as the condition says.
 			i += 2
 			continue
 		}

@@ -37,7 +37,7 @@ func (s *Severity) UnmarshalText(b []byte) error {
 	if i < 0 {
 		return fmt.Errorf("unknown severity %s", Escape(string(b), maxSubject))
 	}
-	*s = Severity(i)
+	*s = Severity(i) //nolint:gosec // G115: an index of severityNames, which has four members.
 	return nil
 }
 
@@ -92,6 +92,7 @@ func (l *Log) find() []Finding {
 		fs = l.findDpkg()
 	case FormatGeneric:
 		fs = l.findGeneric()
+	case FormatEmpty: // no line, no finding
 	}
 	for i := range fs {
 		fs[i].seal(l)

@@ -258,6 +258,7 @@ func (r Rule) matchesAccess(e *accessEntry) bool {
 		return strings.Contains(e.agent, r.text)
 	case FieldPathPrefix:
 		return strings.HasPrefix(e.path, r.text)
+	case FieldSource: // of syslog messages only
 	}
 	return false
 }
