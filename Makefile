@@ -110,6 +110,7 @@ fuzz: ## Run every fuzz target for FUZZTIME (30s).
 
 .PHONY: soak
 soak: need-cc ## Long run: all tests SOAKCOUNT (20) times under the race detector, then each fuzz target for SOAKFUZZ (10m).
+	SAFECONDUCT_SOAK=1 CGO_ENABLED=1 $(GO) test -race -timeout 1h -count=1 ./runtime
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 12h -p $(P) -count=$(SOAKCOUNT) $(PKG)
 	@$(MAKE) fuzz FUZZTIME=$(SOAKFUZZ)
 

@@ -54,10 +54,11 @@ type Authority struct {
 	sourcesMu sync.Mutex
 	sources   map[*serviceSource]struct{} // nil once closed
 
-	closing   chan struct{}
-	undo      []func() error // in order of opening
-	closeOnce sync.Once
-	closeErr  error
+	closing     chan struct{}
+	closingOnce sync.Once
+	undo        []func() error // in order of opening
+	closeOnce   sync.Once
+	closeErr    error
 }
 
 // Start opens the folder, the keys and the sockets, and serves until Close is called or ctx ends. A second authority on the same
@@ -226,7 +227,7 @@ func (a *Authority) serve(ctx context.Context, path string, server *grpc.Server)
 // closed too. It may be called more than once.
 func (a *Authority) Close() error {
 	a.closeOnce.Do(func() {
-		close(a.closing)
+		a.EndWatches()
 		a.mu.Lock()
 		undo := a.undo
 		a.mu.Unlock()
@@ -263,6 +264,10 @@ func (a *Authority) closeIdentities() error {
 	defer cancel()
 	return a.trail.flush(ctx)
 }
+
+// EndWatches ends the streams on which agents follow the trust bundle, so that the server that carries them can drain. It is part of
+// Close, and is called before it where another listener serves AuthorityServer.
+func (a *Authority) EndWatches() { a.closingOnce.Do(func() { close(a.closing) }) }
 
 // TrustDomain returns the trust domain.
 func (a *Authority) TrustDomain() spiffeid.TrustDomain { return a.td }

@@ -187,11 +187,11 @@ func (l Label) AppendCanonical(dst []byte) []byte {
 		dst = binary.BigEndian.AppendUint32(dst, uint32(n))
 		dst = binary.BigEndian.AppendUint32(dst, uint32(len(members))) //nolint:gosec // G115: a label's sets have at most 32 members.
 		for _, m := range members {
-			dst = binary.BigEndian.AppendUint32(dst, uint32(len(m))) //nolint:gosec // G115: at most maxMember, or the name of this process's agent.
+			dst = binary.BigEndian.AppendUint32(dst, uint32(len(m))) //nolint:gosec // G115: a member has at most maxMember bytes.
 			dst = append(dst, m...)
 		}
 	}
-	one(byte(l.Integrity))       //nolint:gosec // G115: one of five values; LabelFromProto refuses others.
+	one(byte(l.Integrity))       //nolint:gosec // G115: one of four values; LabelFromProto refuses others.
 	one(byte(l.Confidentiality)) //nolint:gosec // G115: one of four values; LabelFromProto refuses others.
 	flag(l.AnyReader)
 	set(l.Readers)

@@ -228,6 +228,9 @@ func (p *Plane) describe(out *rpcv1.StatusResponse) {
 func (p *Plane) Close() error {
 	p.closeOnce.Do(func() {
 		defer close(p.done)
+		if p.Authority != nil {
+			p.Authority.EndWatches()
+		}
 		p.stop()
 		p.wg.Wait()
 		for _, a := range []*runtime.Agent{p.Memory, p.issuer} {
