@@ -13,6 +13,8 @@ import (
 	"time"
 
 	rpcv1 "github.com/safeconduct/safeconduct/gen/safeconduct/rpc/v1"
+	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
+	"github.com/safeconduct/safeconduct/identity"
 	"github.com/safeconduct/safeconduct/internal/operator"
 )
 
@@ -176,7 +178,7 @@ func (p *patient) table(ctx context.Context) finding {
 	return fine(check, "serial %d with %d rows is in force", trust.table.GetSerial(), len(trust.table.GetRows()))
 }
 
-// classes wants a row for the class of every agent.
+// classes wants every agent in the table: its class may do something, or others may ask it.
 func (p *patient) classes(ctx context.Context) finding {
 	const check = "agent classes"
 	if p.status == nil {
@@ -196,13 +198,29 @@ func (p *patient) classes(ctx context.Context) finding {
 	}
 	var without []string
 	for _, a := range agents.GetAgents() {
-		if class := a.GetTenant() + "/" + a.GetAgentClass(); !known[class] {
+		if class := a.GetTenant() + "/" + a.GetAgentClass(); !known[class] && !asked(trust.table, a.GetSpiffeId()) {
 			without = append(without, fmt.Sprintf("%s (class %s of tenant %s)", a.GetSpiffeId(), a.GetAgentClass(), a.GetTenant()))
 		}
 	}
 	if len(without) > 0 {
-		return broken(check, "no row lets these do anything: "+strings.Join(without, ", "),
+		return broken(check, "no row lets these do anything or be asked: "+strings.Join(without, ", "),
 			"Add a row for each class with: safeconduct table allow ID --tenant T --class C --action A --resource R --peer P")
 	}
-	return fine(check, "every class has a row (%d agents)", len(agents.GetAgents()))
+	return fine(check, "every agent may do something or be asked (%d agents)", len(agents.GetAgents()))
+}
+
+// asked reports whether a row lets somebody ask this agent.
+func asked(table *v1.CapabilityTable, agent string) bool {
+	id, err := identity.ParseAgent(agent)
+	if err != nil {
+		return false
+	}
+	for _, row := range table.GetRows() {
+		for _, peer := range row.GetPeers() {
+			if identity.MatchDelegate(peer, id) {
+				return true
+			}
+		}
+	}
+	return false
 }
