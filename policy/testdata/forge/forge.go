@@ -14,9 +14,9 @@ func permit(p policy.Permit, d policy.Decision, in *interceptors.Interaction) {
 	_ = policy.Permit(struct{ f *int }{nil}) // refused
 	var f policy.facts                       // refused
 	_ = f
-	d.allowed = true                 // refused
+	d.allowed = true                   // refused
 	_ = policy.Decision{allowed: true} // refused
-	_ = interceptors.Admitted{in: in} // refused
-	_ = interceptors.Admitted{in}     // refused
-	_ = policy.Table{}.rows           // refused
+	_ = interceptors.Admitted{in: in}  // refused
+	_ = interceptors.Admitted{in}      // refused
+	_ = policy.Table{}.rows            // refused
 }
