@@ -105,7 +105,7 @@ fuzz: ## Run every fuzz target for FUZZTIME (30s).
 	if [ -z "$$targets" ]; then echo "fuzz: found no target in $(PKG)"; exit 0; fi; \
 	while read -r pkg target; do \
 		echo "fuzz $$pkg $$target"; \
-		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -parallel $(P) "$$pkg"; \
+		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x -parallel $(P) "$$pkg"; \
 	done <<< "$$targets"
 
 .PHONY: soak

@@ -39,6 +39,9 @@ func newDemo() *cobra.Command {
 	cmd.Flags().StringVar(&o.Log, "log", "", "text log to work on, plain or gzip, or - for standard input (default: the sample that ships with the demo)")
 	cmd.Flags().BoolVar(&o.JSON, "json", false, "print one JSON object instead of the story")
 	cmd.Flags().BoolVar(&o.Keep, "keep", false, "leave everything running afterwards and print how to call it; Ctrl-C ends it")
+	cmd.Flags().StringVar(&o.ModelURL, "model-url", "", "OpenAI-compatible endpoint that the planner asks (default: its own rules; no model is needed)")
+	cmd.Flags().StringVar(&o.Model, "model", "", "name of the model at --model-url")
+	cmd.Flags().StringVar(&o.ModelKeyEnv, "model-key-env", "", "environment variable that holds the key for --model-url")
 	return cmd
 }
 

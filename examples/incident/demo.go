@@ -30,6 +30,9 @@ type Options struct {
 	Color bool
 	// Keep leaves everything running after the story, until ctx ends.
 	Keep bool
+	// ModelURL names an OpenAI-compatible endpoint for the planner, Model the model, and ModelKeyEnv the environment variable with
+	// its key; empty is the planner's own rules.
+	ModelURL, Model, ModelKeyEnv string
 	// Exe and Args start a role: Exe Args... ROLE. Name, when set, is what the process is called.
 	Exe, Name string
 	Args      []string
@@ -195,7 +198,7 @@ func (d *demo) populate(ctx context.Context) error {
 	for _, c := range cast {
 		var env []string
 		if c.role == "planner" {
-			env = append(env, envHold+"=1")
+			env = append(d.modelEnv(), envHold+"=1")
 		}
 		if err := d.spawn(ctx, c.role, c.tenant, env...); err != nil {
 			return err
@@ -206,6 +209,14 @@ func (d *demo) populate(ctx context.Context) error {
 	}
 	d.show.header(d)
 	return nil
+}
+
+// modelEnv tells the planner which model to ask.
+func (d *demo) modelEnv() []string {
+	if d.o.ModelURL == "" {
+		return nil
+	}
+	return []string{envModelURL + "=" + d.o.ModelURL, envModelName + "=" + d.o.Model, envModelKey + "=" + os.Getenv(d.o.ModelKeyEnv)}
 }
 
 func (d *demo) awaitReady(ctx context.Context, n int) error {
@@ -316,7 +327,7 @@ func (d *demo) happen(ctx context.Context, ev Event) (done bool, err error) {
 	case kindHolding:
 		d.show.say("", "kill -9 of the planner, in the middle of the call")
 		d.child("planner").kill()
-		return false, d.spawn(ctx, "planner", tenantA)
+		return false, d.spawn(ctx, "planner", tenantA, d.modelEnv()...)
 	case kindReady:
 		d.ready(ev)
 		d.show.say("", fmt.Sprintf("the planner is started again, pid %d", d.child(ev.Role).ready.Pid))

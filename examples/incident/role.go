@@ -86,7 +86,7 @@ func (w *worker) start(ctx context.Context, name string, served chan<- error) er
 	case "analyst":
 		incidentv1.RegisterAnalystServiceServer(w.agent, &analyst{worker: w})
 	case "planner":
-		incidentv1.RegisterPlannerServiceServer(w.agent, &planner{worker: w, model: Rules{}})
+		incidentv1.RegisterPlannerServiceServer(w.agent, &planner{worker: w, model: newPlanner()})
 	case "executor":
 		incidentv1.RegisterExecutorServiceServer(w.agent, &executor{worker: w})
 	}

@@ -11,7 +11,7 @@ import (
 
 func config(t *testing.T) plane.Config {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "sc") // short: socket paths are bounded
+	dir, err := os.MkdirTemp("", "sc") //nolint:usetesting // short: socket paths are bounded.
 	if err != nil {
 		t.Fatal(err)
 	}
