@@ -93,8 +93,11 @@ func (t *triage) analyze(ctx context.Context, incident string, evidence *v1.Cont
 	var out []*v1.ContextRef
 	_, err = incidentv1.NewAnalystServiceClient(conn).Analyze(ctx, &incidentv1.AnalyzeRequest{Incident: incident},
 		runtime.Share(evidence), runtime.Opaque(&out))
-	if err != nil || len(out) != 1 {
-		return nil, errors.Join(err, expect(len(out), 1))
+	if err != nil {
+		return nil, err
+	}
+	if err := expect(len(out), 1); err != nil {
+		return nil, err
 	}
 	return out[0], nil
 }
@@ -134,8 +137,11 @@ func (t *triage) apply(ctx context.Context, incident string, shared ...*v1.Conte
 	var out []*v1.ContextRef
 	_, err = incidentv1.NewExecutorServiceClient(conn).Apply(ctx, &incidentv1.ApplyRequest{Incident: incident},
 		runtime.Share(shared...), runtime.Opaque(&out))
-	if err != nil || len(out) != 1 {
-		return nil, errors.Join(err, expect(len(out), 1))
+	if err != nil {
+		return nil, err
+	}
+	if err := expect(len(out), 1); err != nil {
+		return nil, err
 	}
 	return out[0], nil
 }

@@ -190,7 +190,20 @@ func (d *demo) evidence() (path, source string, err error) {
 	if n > maxEvidence {
 		return "", "", fmt.Errorf("the log is larger than %d MiB; give the part that matters", maxEvidence>>20)
 	}
-	return path, source, nil
+	return path, source, readable(path, source)
+}
+
+// readable says at once, and in words, what the analyst would stumble over.
+func readable(path, source string) (err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := logs.Read(f, logs.Limits{Lines: 1000}); err != nil {
+		return fmt.Errorf("%s: %w", source, err)
+	}
+	return nil
 }
 
 // populate starts the cast, each as a process, and waits until all serve.

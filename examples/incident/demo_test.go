@@ -124,8 +124,8 @@ func TestDemoReportsWhatIsInTheLog(t *testing.T) {
 
 func TestDemoRefusesABinaryLog(t *testing.T) {
 	_, _, err := runDemo(t, func(o *Options) { o.Log, o.Stdin = "-", strings.NewReader("\x7fELF\x00\x01\x02\x00\x00") })
-	if err == nil {
-		t.Error("Run() = nil, want an error")
+	if !errors.Is(err, logs.ErrBinary) {
+		t.Errorf("Run() = %v, want %v", err, logs.ErrBinary)
 	}
 }
 
