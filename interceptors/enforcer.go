@@ -161,21 +161,36 @@ func (r *refusals) single(k refusalKey, now time.Time) (own bool, surplus map[re
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now.Unix() != r.second {
-		for k, n := range r.counts {
-			if n > singleRefusals {
-				if surplus == nil {
-					surplus = map[refusalKey]uint64{}
-				}
-				surplus[k] = n - singleRefusals
-			}
-		}
-		r.second, r.counts = now.Unix(), map[refusalKey]uint64{}
+		surplus = r.turn()
+		r.second = now.Unix()
 	}
 	if _, known := r.counts[k]; !known && len(r.counts) >= maxRefusalKeys {
 		k = refusalKey{}
 	}
 	r.counts[k]++
 	return r.counts[k] <= singleRefusals, surplus
+}
+
+// turn starts the counts again and returns those that were not recorded one by one. The caller holds mu.
+func (r *refusals) turn() map[refusalKey]uint64 {
+	surplus := map[refusalKey]uint64{}
+	for k, n := range r.counts {
+		if n > singleRefusals {
+			surplus[k] = n - singleRefusals
+		}
+	}
+	r.counts = map[refusalKey]uint64{}
+	return surplus
+}
+
+// Flush writes down the refusals that were counted and not recorded yet. It is called before the audit log is closed.
+func (e *Enforcer) Flush() {
+	e.refusals.mu.Lock()
+	surplus := e.refusals.turn()
+	e.refusals.mu.Unlock()
+	for k, n := range surplus {
+		e.recordRefusal(k.peer, &Denial{Reason: k.reason, DecisionID: randomID()}, n)
+	}
 }
 
 // RefuseTransport records a refusal that the transport made before there was a call: a failed handshake, a body it could not

@@ -472,3 +472,21 @@ func TestDenialsKeepTheirCause(t *testing.T) {
 		t.Errorf("a denial without a cause: %v", d)
 	}
 }
+
+func TestFloodFollowedBySilenceIsCountedAtTheEnd(t *testing.T) {
+	s := newScene(t)
+	for range 25 {
+		_ = s.end.RefuseTransport("", errors.New(canary))
+	}
+	s.end.Flush()
+	s.end.Flush() // nothing is counted twice
+	total := uint64(0)
+	for _, e := range s.end.Log.Events() {
+		if e.GetKind() == v1.EventKind_EVENT_KIND_TRANSPORT_REFUSED {
+			total += max(e.GetRepeatedCount(), 1)
+		}
+	}
+	if total != 25 {
+		t.Errorf("%d refusals in the log, want 25", total)
+	}
+}

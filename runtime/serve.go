@@ -135,6 +135,9 @@ func (a *Agent) Close() error {
 			err = errors.Join(err, a.halt())
 		}
 		a.wg.Wait()
+		if a.enforcer != nil {
+			a.enforcer.Flush()
+		}
 		if a.trust != nil && a.cfg.Trust == nil {
 			err = errors.Join(err, a.trust.Close())
 		}
