@@ -41,7 +41,8 @@ type Record struct {
 	State State
 	// IntegrityCap bounds what the agent's labels may claim; the numbers are those of Integrity on the wire, 0 is UNTRUSTED.
 	IntegrityCap int32
-	// NotBeforeMs: nothing issued for this id earlier is valid.
+	// NotBeforeMs is when the id was registered anew: nothing issued for it earlier is meant to be valid. Nothing compares it yet,
+	// as no id can be registered anew.
 	NotBeforeMs int64
 }
 

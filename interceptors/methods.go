@@ -138,6 +138,9 @@ func (m *Method) compile() error {
 	case slices.ContainsFunc(in.GetScopes(), func(s string) bool { return !policy.ValidAction(s) }):
 		return errors.New("a scope is not dotted lower case of at most 64 bytes")
 	}
+	if name := ruledField(m.Input, map[protoreflect.FullName]bool{}); name != "" {
+		return fmt.Errorf("field %s declares a rule, and (safeconduct.v1.field) is not held by this version", name)
+	}
 	if in.GetResourceField() != "" {
 		path, err := fieldPath(m.Input, in.GetResourceField())
 		if err != nil {
@@ -159,6 +162,24 @@ func (m *Method) compile() error {
 		m.facts = append(m.facts, factPath{f.GetKey(), path})
 	}
 	return nil
+}
+
+// ruledField returns the first field of a request, at any depth, that declares a FieldRule: a rule that would be ignored is refused.
+func ruledField(md protoreflect.MessageDescriptor, seen map[protoreflect.FullName]bool) protoreflect.FullName {
+	if md == nil || seen[md.FullName()] {
+		return ""
+	}
+	seen[md.FullName()] = true
+	for i := range md.Fields().Len() {
+		fd := md.Fields().Get(i)
+		if proto.HasExtension(fd.Options(), v1.E_Field) {
+			return fd.FullName()
+		}
+		if name := ruledField(fd.Message(), seen); name != "" {
+			return name
+		}
+	}
+	return ""
 }
 
 func factKind(k protoreflect.Kind) protoreflect.Kind {
