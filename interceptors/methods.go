@@ -3,6 +3,7 @@ package interceptors
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -48,9 +49,10 @@ type Methods struct {
 	m atomic.Pointer[map[string]*Method]
 }
 
-// AddService adds every method of a service. It returns an error that wraps ErrMethod, naming the method, when one lacks the
-// (safeconduct.v1.intent) option, declares something malformed, or something that this version refuses to promise.
+// AddService adds every method of a service, all of them or none. It returns an error that wraps ErrMethod, naming the method, when
+// one lacks the (safeconduct.v1.intent) option, declares something malformed, or something that this version refuses to promise.
 func (ms *Methods) AddService(sd protoreflect.ServiceDescriptor) error {
+	methods := make([]*Method, 0, sd.Methods().Len())
 	for i := range sd.Methods().Len() {
 		md := sd.Methods().Get(i)
 		procedure := fmt.Sprintf("/%s/%s", sd.FullName(), md.Name())
@@ -58,32 +60,32 @@ func (ms *Methods) AddService(sd protoreflect.ServiceDescriptor) error {
 		if !ok || !proto.HasExtension(md.Options(), v1.E_Intent) {
 			return fmt.Errorf("%w: %s has no (safeconduct.v1.intent) option", ErrMethod, procedure)
 		}
-		err := ms.Add(&Method{
+		methods = append(methods, &Method{
 			Procedure: procedure, Intent: intent, Input: md.Input(),
 			ClientStream: md.IsStreamingClient(), ServerStream: md.IsStreamingServer(),
 		})
-		if err != nil {
-			return err
-		}
 	}
-	return nil
+	return ms.Add(methods...)
 }
 
-// Add adds one method. Errors wrap ErrMethod.
-func (ms *Methods) Add(m *Method) error {
-	if err := m.compile(); err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrMethod, m.Procedure, err)
+// Add adds methods, all of them or none: a concurrent Lookup never finds a part. Errors wrap ErrMethod.
+func (ms *Methods) Add(methods ...*Method) error {
+	for _, m := range methods {
+		if err := m.compile(); err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrMethod, m.Procedure, err)
+		}
 	}
 	for {
 		old := ms.m.Load()
-		next := map[string]*Method{m.Procedure: m}
+		next := make(map[string]*Method, len(methods))
 		if old != nil {
-			if (*old)[m.Procedure] != nil {
+			maps.Copy(next, *old)
+		}
+		for _, m := range methods {
+			if next[m.Procedure] != nil {
 				return fmt.Errorf("%w: %s is registered twice", ErrMethod, m.Procedure)
 			}
-			for k, v := range *old {
-				next[k] = v
-			}
+			next[m.Procedure] = m
 		}
 		if ms.m.CompareAndSwap(old, &next) {
 			return nil

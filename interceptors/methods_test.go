@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/safeconduct/safeconduct/delegation"
 	rpcv1 "github.com/safeconduct/safeconduct/gen/safeconduct/rpc/v1"
@@ -224,4 +226,38 @@ func TestWidenedChainsAreRefused(t *testing.T) {
 	thief := s.Agent("acme", "thief")
 	s.session = s.Session(t, s.end, thief)
 	wantReason(t, "a stolen chain", s.send(s.envelope()), v1.Reason_REASON_CHAIN_PRESENTER)
+}
+
+// Several callers learn a service at once: the one that comes second finds all of it.
+func TestAServiceIsAddedAsAWhole(t *testing.T) {
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName("mesh.v1.MeshService")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sd, ok := d.(protoreflect.ServiceDescriptor)
+	if !ok {
+		t.Fatalf("%T is no service", d)
+	}
+	last := "/mesh.v1.MeshService/" + string(sd.Methods().Get(sd.Methods().Len()-1).Name())
+	for range 50 {
+		var methods interceptors.Methods
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				if err := methods.AddService(sd); err != nil && methods.Lookup(last) == nil {
+					t.Errorf("%v, and %s is not there", err, last)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	bad := &interceptors.Method{Procedure: "/mesh.v1.Other/Bad", Intent: &v1.MethodIntent{}}
+	good := &interceptors.Method{Procedure: "/mesh.v1.Other/Good", Intent: &v1.MethodIntent{Action: "mesh.call"}}
+	var methods interceptors.Methods
+	if err := methods.Add(good, bad); !errors.Is(err, interceptors.ErrMethod) || methods.Lookup(good.Procedure) != nil {
+		t.Errorf("a refused service left a part behind: %v", err)
+	}
+	if err := methods.Add(good, good); !errors.Is(err, interceptors.ErrMethod) {
+		t.Errorf("the same method twice in one service: %v", err)
+	}
 }
