@@ -114,7 +114,9 @@ type Agent struct {
 	// Compare-and-swap.
 	Revision uint64 `protobuf:"varint,26,opt,name=revision,proto3" json:"revision,omitempty"`
 	// What this agent says is never trusted above it. Zero is UNTRUSTED.
-	IntegrityCap  Integrity `protobuf:"varint,27,opt,name=integrity_cap,json=integrityCap,proto3,enum=safeconduct.v1.Integrity" json:"integrity_cap,omitempty"`
+	IntegrityCap Integrity `protobuf:"varint,27,opt,name=integrity_cap,json=integrityCap,proto3,enum=safeconduct.v1.Integrity" json:"integrity_cap,omitempty"`
+	// At most one process may be this agent at a time: a second one is refused. Without it a second one is recorded only.
+	SingleProcess bool `protobuf:"varint,28,opt,name=single_process,json=singleProcess,proto3" json:"single_process,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -317,6 +319,13 @@ func (x *Agent) GetIntegrityCap() Integrity {
 	return Integrity_INTEGRITY_UNSPECIFIED
 }
 
+func (x *Agent) GetSingleProcess() bool {
+	if x != nil {
+		return x.SingleProcess
+	}
+	return false
+}
+
 // Model describes the model an agent runs on.
 type Model struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -443,7 +452,7 @@ var File_safeconduct_v1_agent_proto protoreflect.FileDescriptor
 
 const file_safeconduct_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x1asafeconduct/v1/agent.proto\x12\x0esafeconduct.v1\x1a\x1fsafeconduct/v1/delegation.proto\x1a\x1asafeconduct/v1/label.proto\"\x82\a\n" +
+	"\x1asafeconduct/v1/agent.proto\x12\x0esafeconduct.v1\x1a\x1fsafeconduct/v1/delegation.proto\x1a\x1asafeconduct/v1/label.proto\"\xa9\a\n" +
 	"\x05Agent\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n" +
@@ -475,7 +484,8 @@ const file_safeconduct_v1_agent_proto_rawDesc = "" +
 	"updated_ms\x18\x18 \x01(\x03R\tupdatedMs\x12\"\n" +
 	"\rreview_due_ms\x18\x19 \x01(\x03R\vreviewDueMs\x12\x1a\n" +
 	"\brevision\x18\x1a \x01(\x04R\brevision\x12>\n" +
-	"\rintegrity_cap\x18\x1b \x01(\x0e2\x19.safeconduct.v1.IntegrityR\fintegrityCap\"i\n" +
+	"\rintegrity_cap\x18\x1b \x01(\x0e2\x19.safeconduct.v1.IntegrityR\fintegrityCap\x12%\n" +
+	"\x0esingle_process\x18\x1c \x01(\bR\rsingleProcess\"i\n" +
 	"\x05Model\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +

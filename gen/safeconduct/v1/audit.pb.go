@@ -45,6 +45,9 @@ const (
 	EventKind_EVENT_KIND_TABLE_REJECTED    EventKind = 12
 	// An SVID was issued through the Workload API.
 	EventKind_EVENT_KIND_SVID_ISSUED EventKind = 13
+	// One SPIFFE ID was live from two processes at once.
+	EventKind_EVENT_KIND_DUPLICATE_IDENTITY EventKind = 14
+	EventKind_EVENT_KIND_GRANT_RENEWED      EventKind = 15
 )
 
 // Enum value maps for EventKind.
@@ -64,22 +67,26 @@ var (
 		11: "EVENT_KIND_TABLE_ACTIVATED",
 		12: "EVENT_KIND_TABLE_REJECTED",
 		13: "EVENT_KIND_SVID_ISSUED",
+		14: "EVENT_KIND_DUPLICATE_IDENTITY",
+		15: "EVENT_KIND_GRANT_RENEWED",
 	}
 	EventKind_value = map[string]int32{
-		"EVENT_KIND_UNSPECIFIED":       0,
-		"EVENT_KIND_CALL":              1,
-		"EVENT_KIND_MEMORY":            2,
-		"EVENT_KIND_BOOT":              3,
-		"EVENT_KIND_RECOVERED":         4,
-		"EVENT_KIND_POISONED":          5,
-		"EVENT_KIND_TRANSPORT_REFUSED": 6,
-		"EVENT_KIND_GRANT_ISSUED":      7,
-		"EVENT_KIND_REGISTRY_CHANGED":  8,
-		"EVENT_KIND_WORKLOAD_ADMITTED": 9,
-		"EVENT_KIND_WORKLOAD_REFUSED":  10,
-		"EVENT_KIND_TABLE_ACTIVATED":   11,
-		"EVENT_KIND_TABLE_REJECTED":    12,
-		"EVENT_KIND_SVID_ISSUED":       13,
+		"EVENT_KIND_UNSPECIFIED":        0,
+		"EVENT_KIND_CALL":               1,
+		"EVENT_KIND_MEMORY":             2,
+		"EVENT_KIND_BOOT":               3,
+		"EVENT_KIND_RECOVERED":          4,
+		"EVENT_KIND_POISONED":           5,
+		"EVENT_KIND_TRANSPORT_REFUSED":  6,
+		"EVENT_KIND_GRANT_ISSUED":       7,
+		"EVENT_KIND_REGISTRY_CHANGED":   8,
+		"EVENT_KIND_WORKLOAD_ADMITTED":  9,
+		"EVENT_KIND_WORKLOAD_REFUSED":   10,
+		"EVENT_KIND_TABLE_ACTIVATED":    11,
+		"EVENT_KIND_TABLE_REJECTED":     12,
+		"EVENT_KIND_SVID_ISSUED":        13,
+		"EVENT_KIND_DUPLICATE_IDENTITY": 14,
+		"EVENT_KIND_GRANT_RENEWED":      15,
 	}
 )
 
@@ -334,7 +341,16 @@ type AuditEvent struct {
 	// The deadline of the message, for rebuilding the replay set.
 	DeadlineUnixMs int64 `protobuf:"varint,52,opt,name=deadline_unix_ms,json=deadlineUnixMs,proto3" json:"deadline_unix_ms,omitempty"`
 	// Words about registry, grant and workload events.
-	Detail        string `protobuf:"bytes,53,opt,name=detail,proto3" json:"detail,omitempty"`
+	Detail string `protobuf:"bytes,53,opt,name=detail,proto3" json:"detail,omitempty"`
+	// The callee's signed ReceiptPayload: in the log of the callee that signed it and of the caller that verified it.
+	SignedReceipt *SignedStatement `protobuf:"bytes,54,opt,name=signed_receipt,json=signedReceipt,proto3" json:"signed_receipt,omitempty"`
+	// The certificates that signed_receipt verifies under.
+	ReceiptCert *CertChain `protobuf:"bytes,55,opt,name=receipt_cert,json=receiptCert,proto3" json:"receipt_cert,omitempty"`
+	// jti of the invocation proof that came with the message.
+	InvocationJti []byte `protobuf:"bytes,56,opt,name=invocation_jti,json=invocationJti,proto3" json:"invocation_jti,omitempty"`
+	// The verified chain as it was presented, in the record that also spells out `chain`: the first of that chain_ref in a segment.
+	// Later records name it by chain_ref alone.
+	Presented     *DelegationChain `protobuf:"bytes,57,opt,name=presented,proto3" json:"presented,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -738,6 +754,34 @@ func (x *AuditEvent) GetDetail() string {
 		return x.Detail
 	}
 	return ""
+}
+
+func (x *AuditEvent) GetSignedReceipt() *SignedStatement {
+	if x != nil {
+		return x.SignedReceipt
+	}
+	return nil
+}
+
+func (x *AuditEvent) GetReceiptCert() *CertChain {
+	if x != nil {
+		return x.ReceiptCert
+	}
+	return nil
+}
+
+func (x *AuditEvent) GetInvocationJti() []byte {
+	if x != nil {
+		return x.InvocationJti
+	}
+	return nil
+}
+
+func (x *AuditEvent) GetPresented() *DelegationChain {
+	if x != nil {
+		return x.Presented
+	}
+	return nil
 }
 
 // Party is one side of an interaction.
@@ -1235,7 +1279,7 @@ var File_safeconduct_v1_audit_proto protoreflect.FileDescriptor
 
 const file_safeconduct_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x1asafeconduct/v1/audit.proto\x12\x0esafeconduct.v1\x1a\x1fsafeconduct/v1/delegation.proto\x1a\x1dsafeconduct/v1/envelope.proto\x1a\x1asafeconduct/v1/label.proto\x1a\x1bsafeconduct/v1/memory.proto\x1a\x1bsafeconduct/v1/reason.proto\"\x93\x10\n" +
+	"\x1asafeconduct/v1/audit.proto\x12\x0esafeconduct.v1\x1a\x1fsafeconduct/v1/delegation.proto\x1a\x1dsafeconduct/v1/envelope.proto\x1a\x1asafeconduct/v1/label.proto\x1a\x1bsafeconduct/v1/memory.proto\x1a\x1bsafeconduct/v1/reason.proto\"\xff\x11\n" +
 	"\n" +
 	"AuditEvent\x12%\n" +
 	"\x0eschema_version\x18\x01 \x01(\rR\rschemaVersion\x12-\n" +
@@ -1296,7 +1340,11 @@ const file_safeconduct_v1_audit_proto_rawDesc = "" +
 	"\x12recovered_from_seq\x182 \x01(\x04R\x10recoveredFromSeq\x12'\n" +
 	"\x0frecovered_bytes\x183 \x01(\x04R\x0erecoveredBytes\x12(\n" +
 	"\x10deadline_unix_ms\x184 \x01(\x03R\x0edeadlineUnixMs\x12\x16\n" +
-	"\x06detail\x185 \x01(\tR\x06detail\"~\n" +
+	"\x06detail\x185 \x01(\tR\x06detail\x12F\n" +
+	"\x0esigned_receipt\x186 \x01(\v2\x1f.safeconduct.v1.SignedStatementR\rsignedReceipt\x12<\n" +
+	"\freceipt_cert\x187 \x01(\v2\x19.safeconduct.v1.CertChainR\vreceiptCert\x12%\n" +
+	"\x0einvocation_jti\x188 \x01(\fR\rinvocationJti\x12=\n" +
+	"\tpresented\x189 \x01(\v2\x1f.safeconduct.v1.DelegationChainR\tpresented\"~\n" +
 	"\x05Party\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x1f\n" +
 	"\vagent_class\x18\x02 \x01(\tR\n" +
@@ -1346,7 +1394,7 @@ const file_safeconduct_v1_audit_proto_rawDesc = "" +
 	"durationUs\x12\x1f\n" +
 	"\vmessages_in\x18\x05 \x01(\rR\n" +
 	"messagesIn\x12!\n" +
-	"\fmessages_out\x18\x06 \x01(\rR\vmessagesOut*\x99\x03\n" +
+	"\fmessages_out\x18\x06 \x01(\rR\vmessagesOut*\xda\x03\n" +
 	"\tEventKind\x12\x1a\n" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fEVENT_KIND_CALL\x10\x01\x12\x15\n" +
@@ -1362,7 +1410,9 @@ const file_safeconduct_v1_audit_proto_rawDesc = "" +
 	"\x12\x1e\n" +
 	"\x1aEVENT_KIND_TABLE_ACTIVATED\x10\v\x12\x1d\n" +
 	"\x19EVENT_KIND_TABLE_REJECTED\x10\f\x12\x1a\n" +
-	"\x16EVENT_KIND_SVID_ISSUED\x10\r*\x8d\x01\n" +
+	"\x16EVENT_KIND_SVID_ISSUED\x10\r\x12!\n" +
+	"\x1dEVENT_KIND_DUPLICATE_IDENTITY\x10\x0e\x12\x1c\n" +
+	"\x18EVENT_KIND_GRANT_RENEWED\x10\x0f*\x8d\x01\n" +
 	"\n" +
 	"EventPhase\x12\x1b\n" +
 	"\x17EVENT_PHASE_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -1408,9 +1458,12 @@ var file_safeconduct_v1_audit_proto_goTypes = []any{
 	(*Label)(nil),           // 11: safeconduct.v1.Label
 	(Reason)(0),             // 12: safeconduct.v1.Reason
 	(*AuditReceipt)(nil),    // 13: safeconduct.v1.AuditReceipt
-	(*Capability)(nil),      // 14: safeconduct.v1.Capability
-	(*Path)(nil),            // 15: safeconduct.v1.Path
-	(Integrity)(0),          // 16: safeconduct.v1.Integrity
+	(*SignedStatement)(nil), // 14: safeconduct.v1.SignedStatement
+	(*CertChain)(nil),       // 15: safeconduct.v1.CertChain
+	(*DelegationChain)(nil), // 16: safeconduct.v1.DelegationChain
+	(*Capability)(nil),      // 17: safeconduct.v1.Capability
+	(*Path)(nil),            // 18: safeconduct.v1.Path
+	(Integrity)(0),          // 19: safeconduct.v1.Integrity
 }
 var file_safeconduct_v1_audit_proto_depIdxs = []int32{
 	0,  // 0: safeconduct.v1.AuditEvent.kind:type_name -> safeconduct.v1.EventKind
@@ -1429,18 +1482,21 @@ var file_safeconduct_v1_audit_proto_depIdxs = []int32{
 	8,  // 13: safeconduct.v1.AuditEvent.decision_input:type_name -> safeconduct.v1.DecisionInput
 	9,  // 14: safeconduct.v1.AuditEvent.outcome:type_name -> safeconduct.v1.Outcome
 	13, // 15: safeconduct.v1.AuditEvent.peer_receipt:type_name -> safeconduct.v1.AuditReceipt
-	14, // 16: safeconduct.v1.ChainLink.capabilities:type_name -> safeconduct.v1.Capability
-	15, // 17: safeconduct.v1.TouchedResource.ns:type_name -> safeconduct.v1.Path
-	11, // 18: safeconduct.v1.TouchedResource.label:type_name -> safeconduct.v1.Label
-	14, // 19: safeconduct.v1.DecisionInput.capabilities:type_name -> safeconduct.v1.Capability
-	11, // 20: safeconduct.v1.DecisionInput.control:type_name -> safeconduct.v1.Label
-	16, // 21: safeconduct.v1.DecisionInput.min_integrity:type_name -> safeconduct.v1.Integrity
-	16, // 22: safeconduct.v1.DecisionInput.integrity_cap:type_name -> safeconduct.v1.Integrity
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	14, // 16: safeconduct.v1.AuditEvent.signed_receipt:type_name -> safeconduct.v1.SignedStatement
+	15, // 17: safeconduct.v1.AuditEvent.receipt_cert:type_name -> safeconduct.v1.CertChain
+	16, // 18: safeconduct.v1.AuditEvent.presented:type_name -> safeconduct.v1.DelegationChain
+	17, // 19: safeconduct.v1.ChainLink.capabilities:type_name -> safeconduct.v1.Capability
+	18, // 20: safeconduct.v1.TouchedResource.ns:type_name -> safeconduct.v1.Path
+	11, // 21: safeconduct.v1.TouchedResource.label:type_name -> safeconduct.v1.Label
+	17, // 22: safeconduct.v1.DecisionInput.capabilities:type_name -> safeconduct.v1.Capability
+	11, // 23: safeconduct.v1.DecisionInput.control:type_name -> safeconduct.v1.Label
+	19, // 24: safeconduct.v1.DecisionInput.min_integrity:type_name -> safeconduct.v1.Integrity
+	19, // 25: safeconduct.v1.DecisionInput.integrity_cap:type_name -> safeconduct.v1.Integrity
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_safeconduct_v1_audit_proto_init() }

@@ -86,6 +86,8 @@ const (
 	Reason_REASON_AGENT_RETIRED       Reason = 57
 	Reason_REASON_WORKLOAD_UNATTESTED Reason = 58
 	Reason_REASON_OPERATOR_REQUIRED   Reason = 59
+	// The same SPIFFE ID is live from another process.
+	Reason_REASON_PEER_DUPLICATE Reason = 60
 	// Audit: delegation, 100-149.
 	Reason_REASON_CHAIN_TOO_LARGE           Reason = 100
 	Reason_REASON_CHAIN_MALFORMED           Reason = 101
@@ -202,6 +204,7 @@ var (
 		57:  "REASON_AGENT_RETIRED",
 		58:  "REASON_WORKLOAD_UNATTESTED",
 		59:  "REASON_OPERATOR_REQUIRED",
+		60:  "REASON_PEER_DUPLICATE",
 		100: "REASON_CHAIN_TOO_LARGE",
 		101: "REASON_CHAIN_MALFORMED",
 		102: "REASON_CHAIN_NON_CANONICAL",
@@ -311,6 +314,7 @@ var (
 		"REASON_AGENT_RETIRED":             57,
 		"REASON_WORKLOAD_UNATTESTED":       58,
 		"REASON_OPERATOR_REQUIRED":         59,
+		"REASON_PEER_DUPLICATE":            60,
 		"REASON_CHAIN_TOO_LARGE":           100,
 		"REASON_CHAIN_MALFORMED":           101,
 		"REASON_CHAIN_NON_CANONICAL":       102,
@@ -402,7 +406,7 @@ var File_safeconduct_v1_reason_proto protoreflect.FileDescriptor
 
 const file_safeconduct_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1bsafeconduct/v1/reason.proto\x12\x0esafeconduct.v1*\x9c\x17\n" +
+	"\x1bsafeconduct/v1/reason.proto\x12\x0esafeconduct.v1*\xb7\x17\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_PEER_UNVERIFIED\x10\x01\x12\x18\n" +
@@ -454,7 +458,8 @@ const file_safeconduct_v1_reason_proto_rawDesc = "" +
 	"\x18REASON_AGENT_QUARANTINED\x108\x12\x18\n" +
 	"\x14REASON_AGENT_RETIRED\x109\x12\x1e\n" +
 	"\x1aREASON_WORKLOAD_UNATTESTED\x10:\x12\x1c\n" +
-	"\x18REASON_OPERATOR_REQUIRED\x10;\x12\x1a\n" +
+	"\x18REASON_OPERATOR_REQUIRED\x10;\x12\x19\n" +
+	"\x15REASON_PEER_DUPLICATE\x10<\x12\x1a\n" +
 	"\x16REASON_CHAIN_TOO_LARGE\x10d\x12\x1a\n" +
 	"\x16REASON_CHAIN_MALFORMED\x10e\x12\x1e\n" +
 	"\x1aREASON_CHAIN_NON_CANONICAL\x10f\x12\x18\n" +

@@ -209,6 +209,112 @@ func (*AnnounceResponse) Descriptor() ([]byte, []int) {
 	return file_safeconduct_rpc_v1_authority_proto_rawDescGZIP(), []int{3}
 }
 
+type RenewGrantRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Complete, with every certificate inlined; a grant without hops when the caller is its delegate.
+	Chain *v1.DelegationChain `protobuf:"bytes,1,opt,name=chain,proto3" json:"chain,omitempty"`
+	// Wanted life in milliseconds, at most 15 minutes; 0 is the longest that is allowed.
+	LifetimeMs    int64        `protobuf:"varint,2,opt,name=lifetime_ms,json=lifetimeMs,proto3" json:"lifetime_ms,omitempty"`
+	Envelope      *v1.Envelope `protobuf:"bytes,15,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewGrantRequest) Reset() {
+	*x = RenewGrantRequest{}
+	mi := &file_safeconduct_rpc_v1_authority_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewGrantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewGrantRequest) ProtoMessage() {}
+
+func (x *RenewGrantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_safeconduct_rpc_v1_authority_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewGrantRequest.ProtoReflect.Descriptor instead.
+func (*RenewGrantRequest) Descriptor() ([]byte, []int) {
+	return file_safeconduct_rpc_v1_authority_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RenewGrantRequest) GetChain() *v1.DelegationChain {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *RenewGrantRequest) GetLifetimeMs() int64 {
+	if x != nil {
+		return x.LifetimeMs
+	}
+	return 0
+}
+
+func (x *RenewGrantRequest) GetEnvelope() *v1.Envelope {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
+}
+
+type RenewGrantResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Grant         *v1.SignedStatement    `protobuf:"bytes,1,opt,name=grant,proto3" json:"grant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewGrantResponse) Reset() {
+	*x = RenewGrantResponse{}
+	mi := &file_safeconduct_rpc_v1_authority_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewGrantResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewGrantResponse) ProtoMessage() {}
+
+func (x *RenewGrantResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_safeconduct_rpc_v1_authority_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewGrantResponse.ProtoReflect.Descriptor instead.
+func (*RenewGrantResponse) Descriptor() ([]byte, []int) {
+	return file_safeconduct_rpc_v1_authority_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RenewGrantResponse) GetGrant() *v1.SignedStatement {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
 type LocateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SpiffeId      string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
@@ -219,7 +325,7 @@ type LocateRequest struct {
 
 func (x *LocateRequest) Reset() {
 	*x = LocateRequest{}
-	mi := &file_safeconduct_rpc_v1_authority_proto_msgTypes[4]
+	mi := &file_safeconduct_rpc_v1_authority_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -231,7 +337,7 @@ func (x *LocateRequest) String() string {
 func (*LocateRequest) ProtoMessage() {}
 
 func (x *LocateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_safeconduct_rpc_v1_authority_proto_msgTypes[4]
+	mi := &file_safeconduct_rpc_v1_authority_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -244,7 +350,7 @@ func (x *LocateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocateRequest.ProtoReflect.Descriptor instead.
 func (*LocateRequest) Descriptor() ([]byte, []int) {
-	return file_safeconduct_rpc_v1_authority_proto_rawDescGZIP(), []int{4}
+	return file_safeconduct_rpc_v1_authority_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LocateRequest) GetSpiffeId() string {
@@ -270,7 +376,7 @@ type LocateResponse struct {
 
 func (x *LocateResponse) Reset() {
 	*x = LocateResponse{}
-	mi := &file_safeconduct_rpc_v1_authority_proto_msgTypes[5]
+	mi := &file_safeconduct_rpc_v1_authority_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -282,7 +388,7 @@ func (x *LocateResponse) String() string {
 func (*LocateResponse) ProtoMessage() {}
 
 func (x *LocateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_safeconduct_rpc_v1_authority_proto_msgTypes[5]
+	mi := &file_safeconduct_rpc_v1_authority_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -295,7 +401,7 @@ func (x *LocateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocateResponse.ProtoReflect.Descriptor instead.
 func (*LocateResponse) Descriptor() ([]byte, []int) {
-	return file_safeconduct_rpc_v1_authority_proto_rawDescGZIP(), []int{5}
+	return file_safeconduct_rpc_v1_authority_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LocateResponse) GetAddress() string {
@@ -309,7 +415,7 @@ var File_safeconduct_rpc_v1_authority_proto protoreflect.FileDescriptor
 
 const file_safeconduct_rpc_v1_authority_proto_rawDesc = "" +
 	"\n" +
-	"\"safeconduct/rpc/v1/authority.proto\x12\x12safeconduct.rpc.v1\x1a\x1csafeconduct/v1/context.proto\x1a\x1dsafeconduct/v1/envelope.proto\x1a\x1bsafeconduct/v1/intent.proto\"l\n" +
+	"\"safeconduct/rpc/v1/authority.proto\x12\x12safeconduct.rpc.v1\x1a\x1csafeconduct/v1/context.proto\x1a\x1fsafeconduct/v1/delegation.proto\x1a\x1dsafeconduct/v1/envelope.proto\x1a\x1bsafeconduct/v1/intent.proto\"l\n" +
 	"\x11WatchTrustRequest\x12!\n" +
 	"\fafter_serial\x18\x01 \x01(\x04R\vafterSerial\x124\n" +
 	"\benvelope\x18\x0f \x01(\v2\x18.safeconduct.v1.EnvelopeR\benvelope\"B\n" +
@@ -318,17 +424,26 @@ const file_safeconduct_rpc_v1_authority_proto_rawDesc = "" +
 	"\x0fAnnounceRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x124\n" +
 	"\benvelope\x18\x0f \x01(\v2\x18.safeconduct.v1.EnvelopeR\benvelope\"\x12\n" +
-	"\x10AnnounceResponse\"b\n" +
+	"\x10AnnounceResponse\"\xa1\x01\n" +
+	"\x11RenewGrantRequest\x125\n" +
+	"\x05chain\x18\x01 \x01(\v2\x1f.safeconduct.v1.DelegationChainR\x05chain\x12\x1f\n" +
+	"\vlifetime_ms\x18\x02 \x01(\x03R\n" +
+	"lifetimeMs\x124\n" +
+	"\benvelope\x18\x0f \x01(\v2\x18.safeconduct.v1.EnvelopeR\benvelope\"K\n" +
+	"\x12RenewGrantResponse\x125\n" +
+	"\x05grant\x18\x01 \x01(\v2\x1f.safeconduct.v1.SignedStatementR\x05grant\"b\n" +
 	"\rLocateRequest\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x124\n" +
 	"\benvelope\x18\x0f \x01(\v2\x18.safeconduct.v1.EnvelopeR\benvelope\"*\n" +
 	"\x0eLocateResponse\x12\x18\n" +
-	"\aaddress\x18\x01 \x01(\tR\aaddress2\xb1\x02\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress2\x96\x03\n" +
 	"\x10AuthorityService\x12e\n" +
 	"\n" +
 	"WatchTrust\x12%.safeconduct.rpc.v1.WatchTrustRequest\x1a&.safeconduct.rpc.v1.WatchTrustResponse\"\x06\xfa\xa5\x19\x02x\x010\x01\x12]\n" +
 	"\bAnnounce\x12#.safeconduct.rpc.v1.AnnounceRequest\x1a$.safeconduct.rpc.v1.AnnounceResponse\"\x06\xfa\xa5\x19\x02x\x01\x12W\n" +
-	"\x06Locate\x12!.safeconduct.rpc.v1.LocateRequest\x1a\".safeconduct.rpc.v1.LocateResponse\"\x06\xfa\xa5\x19\x02x\x01BLZJgithub.com/safeconduct/safeconduct/gen/safeconduct/rpc/v1;safeconductrpcv1b\x06proto3"
+	"\x06Locate\x12!.safeconduct.rpc.v1.LocateRequest\x1a\".safeconduct.rpc.v1.LocateResponse\"\x06\xfa\xa5\x19\x02x\x01\x12c\n" +
+	"\n" +
+	"RenewGrant\x12%.safeconduct.rpc.v1.RenewGrantRequest\x1a&.safeconduct.rpc.v1.RenewGrantResponse\"\x06\xfa\xa5\x19\x02x\x01BLZJgithub.com/safeconduct/safeconduct/gen/safeconduct/rpc/v1;safeconductrpcv1b\x06proto3"
 
 var (
 	file_safeconduct_rpc_v1_authority_proto_rawDescOnce sync.Once
@@ -342,33 +457,42 @@ func file_safeconduct_rpc_v1_authority_proto_rawDescGZIP() []byte {
 	return file_safeconduct_rpc_v1_authority_proto_rawDescData
 }
 
-var file_safeconduct_rpc_v1_authority_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_safeconduct_rpc_v1_authority_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_safeconduct_rpc_v1_authority_proto_goTypes = []any{
 	(*WatchTrustRequest)(nil),  // 0: safeconduct.rpc.v1.WatchTrustRequest
 	(*WatchTrustResponse)(nil), // 1: safeconduct.rpc.v1.WatchTrustResponse
 	(*AnnounceRequest)(nil),    // 2: safeconduct.rpc.v1.AnnounceRequest
 	(*AnnounceResponse)(nil),   // 3: safeconduct.rpc.v1.AnnounceResponse
-	(*LocateRequest)(nil),      // 4: safeconduct.rpc.v1.LocateRequest
-	(*LocateResponse)(nil),     // 5: safeconduct.rpc.v1.LocateResponse
-	(*v1.Envelope)(nil),        // 6: safeconduct.v1.Envelope
-	(*v1.Dsse)(nil),            // 7: safeconduct.v1.Dsse
+	(*RenewGrantRequest)(nil),  // 4: safeconduct.rpc.v1.RenewGrantRequest
+	(*RenewGrantResponse)(nil), // 5: safeconduct.rpc.v1.RenewGrantResponse
+	(*LocateRequest)(nil),      // 6: safeconduct.rpc.v1.LocateRequest
+	(*LocateResponse)(nil),     // 7: safeconduct.rpc.v1.LocateResponse
+	(*v1.Envelope)(nil),        // 8: safeconduct.v1.Envelope
+	(*v1.Dsse)(nil),            // 9: safeconduct.v1.Dsse
+	(*v1.DelegationChain)(nil), // 10: safeconduct.v1.DelegationChain
+	(*v1.SignedStatement)(nil), // 11: safeconduct.v1.SignedStatement
 }
 var file_safeconduct_rpc_v1_authority_proto_depIdxs = []int32{
-	6, // 0: safeconduct.rpc.v1.WatchTrustRequest.envelope:type_name -> safeconduct.v1.Envelope
-	7, // 1: safeconduct.rpc.v1.WatchTrustResponse.bundle:type_name -> safeconduct.v1.Dsse
-	6, // 2: safeconduct.rpc.v1.AnnounceRequest.envelope:type_name -> safeconduct.v1.Envelope
-	6, // 3: safeconduct.rpc.v1.LocateRequest.envelope:type_name -> safeconduct.v1.Envelope
-	0, // 4: safeconduct.rpc.v1.AuthorityService.WatchTrust:input_type -> safeconduct.rpc.v1.WatchTrustRequest
-	2, // 5: safeconduct.rpc.v1.AuthorityService.Announce:input_type -> safeconduct.rpc.v1.AnnounceRequest
-	4, // 6: safeconduct.rpc.v1.AuthorityService.Locate:input_type -> safeconduct.rpc.v1.LocateRequest
-	1, // 7: safeconduct.rpc.v1.AuthorityService.WatchTrust:output_type -> safeconduct.rpc.v1.WatchTrustResponse
-	3, // 8: safeconduct.rpc.v1.AuthorityService.Announce:output_type -> safeconduct.rpc.v1.AnnounceResponse
-	5, // 9: safeconduct.rpc.v1.AuthorityService.Locate:output_type -> safeconduct.rpc.v1.LocateResponse
-	7, // [7:10] is the sub-list for method output_type
-	4, // [4:7] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	8,  // 0: safeconduct.rpc.v1.WatchTrustRequest.envelope:type_name -> safeconduct.v1.Envelope
+	9,  // 1: safeconduct.rpc.v1.WatchTrustResponse.bundle:type_name -> safeconduct.v1.Dsse
+	8,  // 2: safeconduct.rpc.v1.AnnounceRequest.envelope:type_name -> safeconduct.v1.Envelope
+	10, // 3: safeconduct.rpc.v1.RenewGrantRequest.chain:type_name -> safeconduct.v1.DelegationChain
+	8,  // 4: safeconduct.rpc.v1.RenewGrantRequest.envelope:type_name -> safeconduct.v1.Envelope
+	11, // 5: safeconduct.rpc.v1.RenewGrantResponse.grant:type_name -> safeconduct.v1.SignedStatement
+	8,  // 6: safeconduct.rpc.v1.LocateRequest.envelope:type_name -> safeconduct.v1.Envelope
+	0,  // 7: safeconduct.rpc.v1.AuthorityService.WatchTrust:input_type -> safeconduct.rpc.v1.WatchTrustRequest
+	2,  // 8: safeconduct.rpc.v1.AuthorityService.Announce:input_type -> safeconduct.rpc.v1.AnnounceRequest
+	6,  // 9: safeconduct.rpc.v1.AuthorityService.Locate:input_type -> safeconduct.rpc.v1.LocateRequest
+	4,  // 10: safeconduct.rpc.v1.AuthorityService.RenewGrant:input_type -> safeconduct.rpc.v1.RenewGrantRequest
+	1,  // 11: safeconduct.rpc.v1.AuthorityService.WatchTrust:output_type -> safeconduct.rpc.v1.WatchTrustResponse
+	3,  // 12: safeconduct.rpc.v1.AuthorityService.Announce:output_type -> safeconduct.rpc.v1.AnnounceResponse
+	7,  // 13: safeconduct.rpc.v1.AuthorityService.Locate:output_type -> safeconduct.rpc.v1.LocateResponse
+	5,  // 14: safeconduct.rpc.v1.AuthorityService.RenewGrant:output_type -> safeconduct.rpc.v1.RenewGrantResponse
+	11, // [11:15] is the sub-list for method output_type
+	7,  // [7:11] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_safeconduct_rpc_v1_authority_proto_init() }
@@ -382,7 +506,7 @@ func file_safeconduct_rpc_v1_authority_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_safeconduct_rpc_v1_authority_proto_rawDesc), len(file_safeconduct_rpc_v1_authority_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,7 @@ const (
 	AuthorityService_WatchTrust_FullMethodName = "/safeconduct.rpc.v1.AuthorityService/WatchTrust"
 	AuthorityService_Announce_FullMethodName   = "/safeconduct.rpc.v1.AuthorityService/Announce"
 	AuthorityService_Locate_FullMethodName     = "/safeconduct.rpc.v1.AuthorityService/Locate"
+	AuthorityService_RenewGrant_FullMethodName = "/safeconduct.rpc.v1.AuthorityService/RenewGrant"
 )
 
 // AuthorityServiceClient is the client API for AuthorityService service.
@@ -36,6 +37,9 @@ type AuthorityServiceClient interface {
 	Announce(ctx context.Context, in *AnnounceRequest, opts ...grpc.CallOption) (*AnnounceResponse, error)
 	// Locate returns the address that a workload announced.
 	Locate(ctx context.Context, in *LocateRequest, opts ...grpc.CallOption) (*LocateResponse, error)
+	// RenewGrant mints a grant that continues a chain whose last delegate is the caller: same chain id, no more authority than the
+	// chain's last statement carries, depth carried forward, history folded in.
+	RenewGrant(ctx context.Context, in *RenewGrantRequest, opts ...grpc.CallOption) (*RenewGrantResponse, error)
 }
 
 type authorityServiceClient struct {
@@ -85,6 +89,16 @@ func (c *authorityServiceClient) Locate(ctx context.Context, in *LocateRequest, 
 	return out, nil
 }
 
+func (c *authorityServiceClient) RenewGrant(ctx context.Context, in *RenewGrantRequest, opts ...grpc.CallOption) (*RenewGrantResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenewGrantResponse)
+	err := c.cc.Invoke(ctx, AuthorityService_RenewGrant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AuthorityServiceServer is the server API for AuthorityService service.
 // All implementations must embed UnimplementedAuthorityServiceServer
 // for forward compatibility.
@@ -97,6 +111,9 @@ type AuthorityServiceServer interface {
 	Announce(context.Context, *AnnounceRequest) (*AnnounceResponse, error)
 	// Locate returns the address that a workload announced.
 	Locate(context.Context, *LocateRequest) (*LocateResponse, error)
+	// RenewGrant mints a grant that continues a chain whose last delegate is the caller: same chain id, no more authority than the
+	// chain's last statement carries, depth carried forward, history folded in.
+	RenewGrant(context.Context, *RenewGrantRequest) (*RenewGrantResponse, error)
 	mustEmbedUnimplementedAuthorityServiceServer()
 }
 
@@ -115,6 +132,9 @@ func (UnimplementedAuthorityServiceServer) Announce(context.Context, *AnnounceRe
 }
 func (UnimplementedAuthorityServiceServer) Locate(context.Context, *LocateRequest) (*LocateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Locate not implemented")
+}
+func (UnimplementedAuthorityServiceServer) RenewGrant(context.Context, *RenewGrantRequest) (*RenewGrantResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RenewGrant not implemented")
 }
 func (UnimplementedAuthorityServiceServer) mustEmbedUnimplementedAuthorityServiceServer() {}
 func (UnimplementedAuthorityServiceServer) testEmbeddedByValue()                          {}
@@ -184,6 +204,24 @@ func _AuthorityService_Locate_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AuthorityService_RenewGrant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenewGrantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthorityServiceServer).RenewGrant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthorityService_RenewGrant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthorityServiceServer).RenewGrant(ctx, req.(*RenewGrantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AuthorityService_ServiceDesc is the grpc.ServiceDesc for AuthorityService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -198,6 +236,10 @@ var AuthorityService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Locate",
 			Handler:    _AuthorityService_Locate_Handler,
+		},
+		{
+			MethodName: "RenewGrant",
+			Handler:    _AuthorityService_RenewGrant_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -41,6 +41,9 @@ const (
 	AuthorityServiceAnnounceProcedure = "/safeconduct.rpc.v1.AuthorityService/Announce"
 	// AuthorityServiceLocateProcedure is the fully-qualified name of the AuthorityService's Locate RPC.
 	AuthorityServiceLocateProcedure = "/safeconduct.rpc.v1.AuthorityService/Locate"
+	// AuthorityServiceRenewGrantProcedure is the fully-qualified name of the AuthorityService's
+	// RenewGrant RPC.
+	AuthorityServiceRenewGrantProcedure = "/safeconduct.rpc.v1.AuthorityService/RenewGrant"
 )
 
 // AuthorityServiceClient is a client for the safeconduct.rpc.v1.AuthorityService service.
@@ -51,6 +54,9 @@ type AuthorityServiceClient interface {
 	Announce(context.Context, *v1.AnnounceRequest) (*v1.AnnounceResponse, error)
 	// Locate returns the address that a workload announced.
 	Locate(context.Context, *v1.LocateRequest) (*v1.LocateResponse, error)
+	// RenewGrant mints a grant that continues a chain whose last delegate is the caller: same chain id, no more authority than the
+	// chain's last statement carries, depth carried forward, history folded in.
+	RenewGrant(context.Context, *v1.RenewGrantRequest) (*v1.RenewGrantResponse, error)
 }
 
 // NewAuthorityServiceClient constructs a client for the safeconduct.rpc.v1.AuthorityService
@@ -82,6 +88,12 @@ func NewAuthorityServiceClient(httpClient connect.HTTPClient, baseURL string, op
 			connect.WithSchema(authorityServiceMethods.ByName("Locate")),
 			connect.WithClientOptions(opts...),
 		),
+		renewGrant: connect.NewClient[v1.RenewGrantRequest, v1.RenewGrantResponse](
+			httpClient,
+			baseURL+AuthorityServiceRenewGrantProcedure,
+			connect.WithSchema(authorityServiceMethods.ByName("RenewGrant")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -90,6 +102,7 @@ type authorityServiceClient struct {
 	watchTrust *connect.Client[v1.WatchTrustRequest, v1.WatchTrustResponse]
 	announce   *connect.Client[v1.AnnounceRequest, v1.AnnounceResponse]
 	locate     *connect.Client[v1.LocateRequest, v1.LocateResponse]
+	renewGrant *connect.Client[v1.RenewGrantRequest, v1.RenewGrantResponse]
 }
 
 // WatchTrust calls safeconduct.rpc.v1.AuthorityService.WatchTrust.
@@ -115,6 +128,15 @@ func (c *authorityServiceClient) Locate(ctx context.Context, req *v1.LocateReque
 	return nil, err
 }
 
+// RenewGrant calls safeconduct.rpc.v1.AuthorityService.RenewGrant.
+func (c *authorityServiceClient) RenewGrant(ctx context.Context, req *v1.RenewGrantRequest) (*v1.RenewGrantResponse, error) {
+	response, err := c.renewGrant.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // AuthorityServiceHandler is an implementation of the safeconduct.rpc.v1.AuthorityService service.
 type AuthorityServiceHandler interface {
 	// WatchTrust sends the signed trust bundle now and after every change.
@@ -123,6 +145,9 @@ type AuthorityServiceHandler interface {
 	Announce(context.Context, *v1.AnnounceRequest) (*v1.AnnounceResponse, error)
 	// Locate returns the address that a workload announced.
 	Locate(context.Context, *v1.LocateRequest) (*v1.LocateResponse, error)
+	// RenewGrant mints a grant that continues a chain whose last delegate is the caller: same chain id, no more authority than the
+	// chain's last statement carries, depth carried forward, history folded in.
+	RenewGrant(context.Context, *v1.RenewGrantRequest) (*v1.RenewGrantResponse, error)
 }
 
 // NewAuthorityServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -150,6 +175,12 @@ func NewAuthorityServiceHandler(svc AuthorityServiceHandler, opts ...connect.Han
 		connect.WithSchema(authorityServiceMethods.ByName("Locate")),
 		connect.WithHandlerOptions(opts...),
 	)
+	authorityServiceRenewGrantHandler := connect.NewUnaryHandlerSimple(
+		AuthorityServiceRenewGrantProcedure,
+		svc.RenewGrant,
+		connect.WithSchema(authorityServiceMethods.ByName("RenewGrant")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/safeconduct.rpc.v1.AuthorityService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AuthorityServiceWatchTrustProcedure:
@@ -158,6 +189,8 @@ func NewAuthorityServiceHandler(svc AuthorityServiceHandler, opts ...connect.Han
 			authorityServiceAnnounceHandler.ServeHTTP(w, r)
 		case AuthorityServiceLocateProcedure:
 			authorityServiceLocateHandler.ServeHTTP(w, r)
+		case AuthorityServiceRenewGrantProcedure:
+			authorityServiceRenewGrantHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -177,4 +210,8 @@ func (UnimplementedAuthorityServiceHandler) Announce(context.Context, *v1.Announ
 
 func (UnimplementedAuthorityServiceHandler) Locate(context.Context, *v1.LocateRequest) (*v1.LocateResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("safeconduct.rpc.v1.AuthorityService.Locate is not implemented"))
+}
+
+func (UnimplementedAuthorityServiceHandler) RenewGrant(context.Context, *v1.RenewGrantRequest) (*v1.RenewGrantResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("safeconduct.rpc.v1.AuthorityService.RenewGrant is not implemented"))
 }
