@@ -101,6 +101,7 @@ var reasonFamilies = []struct {
 	{"The workload would have had to be registered with the selectors that the authority attested.", []v1.Reason{
 		v1.Reason_REASON_WORKLOAD_UNATTESTED, v1.Reason_REASON_PEER_UNREGISTERED,
 	}},
+	{"The other process of the same identity would have had to end first.", []v1.Reason{v1.Reason_REASON_PEER_DUPLICATE}},
 	{"The caller would have had to be an operator.", []v1.Reason{v1.Reason_REASON_OPERATOR_REQUIRED}},
 	{"The message would have had to carry an envelope id that was not used before.", []v1.Reason{v1.Reason_REASON_REPLAYED}},
 	{"The chain would have had to be inside its time limits when it was used.", []v1.Reason{

@@ -56,6 +56,7 @@ var wireReasons = map[v1.Reason]wire{
 	v1.Reason_REASON_PEER_EXPIRED:        {CodeUnauthenticated, v1.Reason_REASON_PEER_UNVERIFIED},
 	v1.Reason_REASON_WORKLOAD_UNATTESTED: {CodePermissionDenied, v1.Reason_REASON_PEER_UNVERIFIED},
 	v1.Reason_REASON_OPERATOR_REQUIRED:   {CodePermissionDenied, v1.Reason_REASON_PEER_UNVERIFIED},
+	v1.Reason_REASON_PEER_DUPLICATE:      {CodePermissionDenied, v1.Reason_REASON_AGENT_STATE},
 	v1.Reason_REASON_AGENT_PENDING:       {CodePermissionDenied, v1.Reason_REASON_AGENT_STATE},
 	v1.Reason_REASON_AGENT_SUSPENDED:     {CodePermissionDenied, v1.Reason_REASON_AGENT_STATE},
 	v1.Reason_REASON_AGENT_QUARANTINED:   {CodePermissionDenied, v1.Reason_REASON_AGENT_STATE},
