@@ -22,7 +22,7 @@ EXAMPLES := hello incident
 PKG ?= ./...
 
 BIN := $(CURDIR)/bin
-GENERATORS := $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc $(BIN)/protoc-gen-connect-go
+GENERATORS := $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc $(BIN)/protoc-gen-connect-go $(BIN)/protoc-gen-go-vtproto
 LAST_TAG = $(shell git describe --tags --abbrev=0 --match 'v[0-9]*' 2>/dev/null)
 
 .DEFAULT_GOAL := help
@@ -32,12 +32,13 @@ help: ## Print each target with one sentence.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: check
-check: tidy-check generate-diff breaking fmt-check lint vet archtest ## Run every check of CI other than the tests; run it before handing in.
+check: tidy-check generate-diff vectors-diff breaking fmt-check lint vet archtest ## Run every check of CI other than the tests; run it before handing in.
 
 .PHONY: test
 test: need-cc ## Run all tests under the race detector in random order.
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 20m -p $(P) $(PKG)
 	$(GO) test -tags mutants -shuffle=on -timeout 10m -run TestDemoNoticesEachMissingCheck ./examples/incident
+	$(GO) test -tags mutants -timeout 10m -run TestEachCheckIsNeeded ./delegation
 
 .PHONY: race
 race: need-cc ## Hunt for races: run all tests COUNT (3) times on 1, 2 and 4 processors.
@@ -77,6 +78,16 @@ generate: $(BIN)/buf $(GENERATORS) ## Lint the proto files and generate gen/ and
 generate-diff: generate ## Generate again and fail when gen/ differs from what is committed.
 	@git diff --exit-code -- gen examples/*/gen internal/meshtest/meshpb || { echo "gen/ differs from its proto files: run 'make generate' and commit the result" >&2; exit 1; }
 	@new="$$(git ls-files --others --exclude-standard -- gen examples/*/gen internal/meshtest/meshpb)"; \
+	if [ -n "$$new" ]; then printf 'generated but not committed:\n%s\n' "$$new" >&2; exit 1; fi
+
+.PHONY: vectors
+vectors: ## Write conformance/vectors again from their generator.
+	$(GO) run ./internal/vectors/vectorscmd -out conformance/vectors
+
+.PHONY: vectors-diff
+vectors-diff: vectors ## Generate the vectors again and fail when they differ from what is committed.
+	@git diff --exit-code --stat -- conformance/vectors || { echo "conformance/vectors differs from its generator: run 'make vectors' and commit the result" >&2; exit 1; }
+	@new="$$(git ls-files --others --exclude-standard -- conformance/vectors)"; \
 	if [ -n "$$new" ]; then printf 'generated but not committed:\n%s\n' "$$new" >&2; exit 1; fi
 
 .PHONY: breaking
@@ -145,6 +156,8 @@ $(BIN)/protoc-gen-go-grpc: $(TOOLS_MOD)
 	cd tools && $(GO) build -p $(P) -o $@ google.golang.org/grpc/cmd/protoc-gen-go-grpc && touch $@
 $(BIN)/protoc-gen-connect-go: $(TOOLS_MOD)
 	cd tools && $(GO) build -p $(P) -o $@ connectrpc.com/connect/cmd/protoc-gen-connect-go && touch $@
+$(BIN)/protoc-gen-go-vtproto: $(TOOLS_MOD)
+	cd tools && $(GO) build -p $(P) -o $@ github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto && touch $@
 # The first build takes minutes.
 $(BIN)/golangci-lint: $(TOOLS_MOD)
 	cd tools && $(GO) build -p $(P) -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint && touch $@

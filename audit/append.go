@@ -5,11 +5,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"google.golang.org/protobuf/proto"
 
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 )
@@ -22,6 +21,7 @@ type scratch struct {
 	left   int
 }
 
+// nonce returns 16 bytes that are valid until the next call.
 func (s *scratch) nonce() ([]byte, error) {
 	const n = 16
 	if s.left < n {
@@ -30,66 +30,82 @@ func (s *scratch) nonce() ([]byte, error) {
 		}
 		s.left = len(s.random)
 	}
-	b := make([]byte, n)
-	from := s.random[s.left-n : s.left]
-	copy(b, from)
-	clear(from)
 	s.left -= n
-	return b, nil
+	return s.random[s.left : s.left+n : s.left+n], nil
 }
 
 // Append implements Recorder.
 func (l *Log) Append(ctx context.Context, c Class, e *Event) (Position, error) {
+	return l.append(ctx, c, e, nil)
+}
+
+func (l *Log) append(ctx context.Context, c Class, e *Event, s Speller) (Position, error) {
 	if e == nil || e.Kind == v1.EventKind_EVENT_KIND_UNSPECIFIED {
 		return Position{}, fmt.Errorf("%w: it has no kind", ErrInvalid)
 	}
-	s, ok := l.scratch.Get().(*scratch)
+	x, ok := l.scratch.Get().(*scratch)
 	if !ok {
 		return Position{}, errors.New("audit scratch pool holds something else")
 	}
 	wait := c != Buffered
-	pos := Position{LogID: l.id.logID, BootID: l.bootID}
-	var err error
-	if pos.Leaf, err = l.encode(s, e); err == nil {
-		pos.Seq, err = l.enqueue(ctx, s.frame, pos.Leaf, wait)
-	}
-	l.scratch.Put(s)
-	if err != nil {
-		return Position{}, err
-	}
-	if !wait {
-		return pos, nil
+	pos, err := l.accept(ctx, x, e, s, wait)
+	e.RecordNonce = nil // it lies in x
+	l.scratch.Put(x)
+	if err != nil || !wait {
+		return pos, err
 	}
 	return pos, l.wait(ctx, pos.Seq)
 }
 
-// encode fills the fields that the log owns and leaves the frame in s, its chain hash still missing.
-func (l *Log) encode(s *scratch, e *Event) ([32]byte, error) {
-	nonce, err := s.nonce()
-	if err != nil {
+// encode fills the fields that the log owns and leaves the frame in x, its chain hash still missing.
+func (l *Log) encode(x *scratch, e *Event) ([32]byte, error) {
+	var err error
+	if e.RecordNonce, err = x.nonce(); err != nil {
 		return [32]byte{}, err
 	}
-	e.SchemaVersion = SchemaVersion
-	e.RecordNonce = nonce
-	e.BootId = l.bootID[:]
-	e.MonoNs = int64(time.Since(l.started))
-	e.TimeUnixNs, e.ClockRegressed = l.clock()
+	e.SchemaVersion, e.BootId = SchemaVersion, nil
+	if e.Kind == v1.EventKind_EVENT_KIND_BOOT {
+		e.BootId = l.bootID[:]
+	}
+	if decision := e.DecisionId; ownDecision(e) {
+		e.DecisionId = nil
+		defer func() { e.DecisionId = decision }()
+	}
+	defer func() { e.BootId = l.bootID[:] }()
+	now := l.cfg.Now()
+	if now == now.Round(0) { //nolint:staticcheck // QF1009: this asks for the monotonic reading, which Equal ignores.
+		e.MonoNs = int64(time.Since(l.started))
+	} else {
+		e.MonoNs = int64(now.Sub(l.started))
+	}
+	e.TimeUnixNs, e.ClockRegressed = l.clock(now)
 	e.Cause, e.Detail = capText(e.Cause), capText(e.Detail)
-	if n := proto.Size(e); n > MaxRecordBytes {
+	if e.Presented != nil && e.Presented.SizeVT() > MaxPresentedBytes {
+		e.Presented = nil
+	}
+	n := e.SizeVT()
+	if n > MaxRecordBytes && e.Presented != nil { // the links say by themselves who gave what to whom
+		e.Presented = nil
+		n = e.SizeVT()
+	}
+	if n > MaxRecordBytes {
 		return [32]byte{}, fmt.Errorf("%w: %d bytes", ErrTooLarge, n)
 	}
-	s.frame, err = proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(s.frame[:frameHead], e)
-	if err != nil {
-		return [32]byte{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+	if !validText(e) {
+		return [32]byte{}, fmt.Errorf("%w: a text is not UTF-8", ErrInvalid)
 	}
-	return sealFrame(s.frame), nil
+	x.frame = slices.Grow(x.frame[:0], frameHead+n)[:frameHead+n]
+	if wrote, err := e.MarshalToSizedBufferVT(x.frame[frameHead:]); err != nil || wrote != n {
+		return [32]byte{}, fmt.Errorf("%w: %d bytes instead of %d: %w", ErrInvalid, wrote, n, err)
+	}
+	return sealFrame(x.frame), nil
 }
 
 // clock returns the wall clock and whether it stands behind an earlier reading. The earlier one is loaded first, so that two
 // concurrent appenders do not accuse each other.
-func (l *Log) clock() (now int64, regressed bool) {
+func (l *Log) clock(wall time.Time) (now int64, regressed bool) {
 	last := l.lastWall.Load()
-	now = l.cfg.Now().UnixNano()
+	now = wall.UnixNano()
 	for seen := last; now > seen; seen = l.lastWall.Load() {
 		if l.lastWall.CompareAndSwap(seen, now) {
 			break
@@ -115,20 +131,31 @@ func capText(s string) string {
 	return s
 }
 
-// enqueue copies the frame into the active buffer and returns its seq. A full buffer makes it wait.
-func (l *Log) enqueue(ctx context.Context, frame []byte, leaf [32]byte, wanted bool) (uint64, error) {
+// anyEpoch is no condition.
+const anyEpoch uint64 = 0
+
+// errEpoch says that the epoch is another one than the record was made for.
+var errEpoch = errors.New("audit epoch has ended")
+
+// enqueue copies the frame into the active buffer and returns its seq and epoch. A full buffer makes it wait. With only, the
+// record is for that epoch and no other.
+func (l *Log) enqueue(ctx context.Context, frame []byte, leaf [32]byte, wanted bool, only uint64) (seq, epoch uint64, err error) {
 	l.mu.Lock()
 	if err := l.refusal(); err != nil {
 		l.mu.Unlock()
-		return 0, err
+		return 0, 0, err
 	}
 	if !l.active.fits(len(frame)) {
 		if err := l.awaitRoom(ctx, len(frame)); err != nil {
 			l.mu.Unlock()
-			return 0, err
+			return 0, 0, err
 		}
 	}
-	seq := l.next
+	if epoch = l.epoch.Load(); only != anyEpoch && epoch != only {
+		l.mu.Unlock()
+		return 0, epoch, errEpoch
+	}
+	seq = l.next
 	l.next++
 	first := l.active.put(frame, leaf)
 	if wanted {
@@ -138,7 +165,7 @@ func (l *Log) enqueue(ctx context.Context, frame []byte, leaf [32]byte, wanted b
 	if first {
 		signal(l.dirty)
 	}
-	return seq, nil
+	return seq, epoch, nil
 }
 
 // awaitRoom is called and returns with mu held. After nil the active buffer has room for n more bytes.

@@ -95,6 +95,7 @@ type call struct {
 	envelope, causation [16]byte
 	conversation, trace [16]byte
 	caller, callee      side
+	chainMissing        bool
 	count               uint64
 	firstNs, lastNs     int64
 }
@@ -161,7 +162,7 @@ func foldCalls(limit int, logs []iter.Seq2[Record, error]) (*callFold, error) {
 		names: make(map[string]string),
 	}
 	for _, log := range logs {
-		for rec, err := range log {
+		for rec, err := range Expanded(log) {
 			if err != nil {
 				return nil, err
 			}
@@ -246,6 +247,7 @@ func (f *callFold) name(s string) string {
 func (f *callFold) merge(c *call, rec Record) {
 	ev := rec.Event
 	c.side(ev.Direction).add(rec)
+	c.chainMissing = c.chainMissing || rec.ChainMissing
 	inbound := ev.Direction != v1.EventDirection_EVENT_DIRECTION_OUTBOUND
 	// The callee's words about the call win over the caller's.
 	set := func(field *string, value string) {

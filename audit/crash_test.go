@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -37,6 +38,20 @@ func outcome(n uint64) *Event {
 	return ev
 }
 
+// underChain returns the intent of a call that acts under one of two chains.
+func underChain(n uint64) *Event {
+	ev := intent(n)
+	ev.ChainRef = bytes.Repeat([]byte{byte(n % 2)}, linkBytes)
+	return ev
+}
+
+// oneLink spells every chain out as one link.
+type oneLink struct{}
+
+func (oneLink) Spell(e *Event) {
+	e.Chain = []*v1.ChainLink{{Delegator: "a", Delegate: "b"}}
+}
+
 func memConfig(d *memDir) Config {
 	return Config{Origin: testOrigin, BufferBytes: minBufferBytes, SegmentBytes: minSegmentBytes, files: d}
 }
@@ -53,13 +68,13 @@ func workload(d *memDir, calls uint64) (acked []Position, err error) {
 			class Class
 			event *Event
 		}{
-			{Class(n % 3), intent(n)},
+			{Class(n % 3), underChain(n)},
 			{Reply, outcome(n)},
 		} {
 			if n%4 == 2 && i == 1 {
 				continue // a call that never ends
 			}
-			pos, err := l.Append(ctx, step.class, step.event)
+			pos, err := l.AppendChain(ctx, step.class, step.event, oneLink{})
 			if err != nil {
 				return acked, errors.Join(err, l.Close())
 			}
@@ -80,11 +95,14 @@ func checkSurvivor(t *testing.T, d *memDir, acked []Position) {
 	}
 	leaves := map[uint64][32]byte{}
 	open := map[string]bool{}
-	for rec, err := range l.Read(context.Background(), 0) {
+	for rec, err := range Expanded(l.Read(context.Background(), 0)) {
 		if err != nil {
 			t.Fatalf("Read after the crash: %v", err)
 		}
 		leaves[rec.Seq] = rec.Leaf
+		if rec.ChainMissing {
+			t.Fatalf("the record that spells out the chain of seq %d is gone", rec.Seq)
+		}
 		switch rec.Event.Phase {
 		case v1.EventPhase_EVENT_PHASE_INTENT:
 			open[string(rec.Event.InteractionId)] = true

@@ -12,5 +12,9 @@
 //
 // In the records of a call, on both sides, Actor is the caller and Peer is the callee.
 //
+// Records say things once: a chain is spelled out, with the evidence for it, at first sight in a segment ([ChainRecorder]), and an
+// outcome holds what its intent does not. [Log.Read] and [ReadDir] yield records as they are stored; [Expanded] makes each of them say
+// everything, and all queries do so by themselves.
+//
 // What the chain cannot show: removal of the newest records, and a rewrite of the whole log by whoever holds the directory.
 package audit

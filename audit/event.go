@@ -51,8 +51,8 @@ func (p Position) Proto() *v1.AuditReceipt {
 	return &v1.AuditReceipt{LogId: p.LogID[:], Seq: p.Seq, LeafHash: p.Leaf[:], BootId: p.BootID[:]}
 }
 
-// Recorder takes records. Append fills schema_version, record_nonce, time_unix_ns, mono_ns, boot_id and clock_regressed of e, cuts
-// the free texts cause and detail to 1 KiB, and does not keep e. Effect and Reply return when the record is durable; the wait ends
+// Recorder takes records. Append fills schema_version, time_unix_ns, mono_ns, boot_id and clock_regressed of e, gives the record a
+// record_nonce, cuts the free texts cause and detail to 1 KiB, and does not keep e: its caller may use it again. Effect and Reply return when the record is durable; the wait ends
 // with ctx. A position that comes with an error from such a wait was accepted and may become durable later: the effect must not
 // happen.
 //
@@ -90,8 +90,10 @@ const (
 	MaxRecordBytes = 32 << 10
 	// MaxTextBytes bounds the free texts cause and detail, which may hold a foreign error's words.
 	MaxTextBytes = 1 << 10
-	// SchemaVersion is the version of Event that this package writes.
-	SchemaVersion = 1
+	// SchemaVersion is the version of Event that this package writes. Version 1 stored boot_id in every record and decision_id in every
+	// record of a call; both versions are read.
+	SchemaVersion = 2
+	oldSchema     = 1
 )
 
 // Record is one event with its position.
@@ -100,6 +102,9 @@ type Record struct {
 	Event *Event
 	// Raw is the record as stored; Leaf is over these bytes.
 	Raw []byte
+	// ChainMissing says that the record names a chain and that no record read before it spells the chain out: that segment is not
+	// there. Only [Expander] sets it.
+	ChainMissing bool
 	// Chain is SHA-256(chain of the record before || Leaf).
 	Chain [32]byte
 }

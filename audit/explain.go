@@ -42,7 +42,7 @@ type Explanation struct {
 	Action, Method, Purpose       string
 	Resource                      []string
 
-	// Links is empty when no record given holds the chain; ChainMissing then says so.
+	// Links is empty when no record given spells the chain out; ChainMissing then says so.
 	Links           []Link
 	ChainMissing    bool
 	Capabilities    []string
@@ -68,6 +68,7 @@ type Explanation struct {
 // decision; records that repeat it are passed over for the one that holds the decision's input. records is ranged over twice.
 // Errors: ErrNotFound, those of the log.
 func Explain(records iter.Seq2[Record, error], id [16]byte) (Explanation, error) {
+	records = Expanded(records)
 	found, err := decisionRecords(records, id)
 	if err != nil {
 		return Explanation{}, fmt.Errorf("explaining %s: %w", idText(id), err)
@@ -119,8 +120,7 @@ func weight(ev *Event) int {
 	return n
 }
 
-// complete adds what other records of the same log say: the outcome of the interaction, and the chain, which is written in full once
-// a segment.
+// complete adds what other records of the same log say: the outcome of the interaction, and a chain that is spelled out only later.
 func (x *Explanation) complete(records iter.Seq2[Record, error], best Record) error {
 	interaction, known := id16(best.Event.InteractionId)
 	for rec, err := range records {

@@ -60,7 +60,7 @@ func (x Explanation) authority(o *textOut) {
 	switch {
 	case len(x.Links) > 0:
 	case x.ChainMissing:
-		o.line(2, "the chain is named, but no record given holds it")
+		o.line(2, "the chain is named, but no record given spells it out: that segment is not here")
 	default:
 		o.line(2, "no chain is recorded")
 	}

@@ -106,10 +106,14 @@ func (l *Log) flush() {
 		return
 	}
 	l.active, l.spare = l.spare, nil
+	turn := l.mustTurn(int64(len(b.data)))
+	if turn {
+		l.epoch.Add(1)
+	}
 	l.wakeRoom()
 	l.mu.Unlock()
 
-	if err := l.write(b); err != nil {
+	if err := l.write(b, turn); err != nil {
 		l.poison(err)
 	}
 	l.mu.Lock()
@@ -119,9 +123,12 @@ func (l *Log) flush() {
 	signal(l.wrote)
 }
 
-func (l *Log) write(b *buffer) error {
-	if err := l.rotateFor(int64(len(b.data))); err != nil {
-		return fmt.Errorf("starting a segment: %w", err)
+// write writes b, to a new segment with turn.
+func (l *Log) write(b *buffer, turn bool) error {
+	if turn {
+		if err := l.rotate(); err != nil {
+			return fmt.Errorf("starting a segment: %w", err)
+		}
 	}
 	l.chain = b.seal(l.chain)
 	n, err := l.file.Write(b.data)
@@ -136,13 +143,13 @@ func (l *Log) write(b *buffer) error {
 	return nil
 }
 
-// rotateFor begins a new segment when n more bytes would make this one too large, or it is too old. The old one is durable
-// before the new one exists, so that only the last segment can be torn.
-func (l *Log) rotateFor(n int64) error {
-	old := l.cfg.Now().Sub(l.segStart) >= l.cfg.SegmentAge
-	if l.segSize <= headerSize || (l.segSize+n <= l.cfg.SegmentBytes && !old) {
-		return nil
-	}
+// mustTurn says whether n more bytes would make the segment too large, or it is too old. The flusher alone calls it.
+func (l *Log) mustTurn(n int64) bool {
+	return l.segSize > headerSize && (l.segSize+n > l.cfg.SegmentBytes || l.cfg.Now().Sub(l.segStart) >= l.cfg.SegmentAge)
+}
+
+// rotate begins a new segment. The old one is durable before the new one exists, so that only the last segment can be torn.
+func (l *Log) rotate() error {
 	l.fileTurn <- struct{}{}
 	defer func() { <-l.fileTurn }()
 	if err := l.file.Sync(); err != nil {

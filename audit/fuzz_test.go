@@ -8,11 +8,13 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+
+	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 )
 
 // rawFrame returns a whole frame after chain.
 func rawFrame(ev *Event, chain [32]byte) ([]byte, [32]byte) {
-	ev.SchemaVersion, ev.RecordNonce, ev.BootId = SchemaVersion, id(1), id(2)
+	ev.SchemaVersion, ev.RecordNonce = SchemaVersion, id(1)
 	b, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, frameHead), ev)
 	if err != nil {
 		return nil, chain
@@ -58,7 +60,7 @@ func FuzzFrameReader(f *testing.F) {
 			t.Fatalf("findFrame = %d, %v, %v", at, found, err)
 		}
 		if fr.seq > 0 && !found {
-			if _, ok := decodeEvent(b[frameHead : int(fr.off)-frameTail]); ok && fr.seq == 1 {
+			if _, ok := decodeEvent(b[frameHead:int(fr.off)-frameTail], make([]byte, 16)); ok && fr.seq == 1 {
 				t.Fatal("findFrame does not find what the reader reads")
 			}
 		}
@@ -109,4 +111,43 @@ func TestSegmentNames(t *testing.T) {
 			t.Errorf("segmentSeq(%q) = %d, %v, want %d, %v", tc.name, got, ok, tc.want, tc.ok)
 		}
 	}
+}
+
+// FuzzExpand lets records say anything: expanding must not panic, must leave what it is given alone, and must have nothing left to do
+// the second time.
+func FuzzExpand(f *testing.F) {
+	spelled, named, done := underChain(1), underChain(1), outcome(1)
+	oneLink{}.Spell(spelled)
+	named.DecisionInput = &v1.DecisionInput{NowUnixMs: 1}
+	done.Actor = nil
+	seed := func(evs ...*Event) (out [][]byte) {
+		for _, ev := range evs {
+			b, err := proto.Marshal(ev)
+			if err != nil {
+				f.Fatal(err)
+			}
+			out = append(out, b)
+		}
+		return out
+	}
+	s := seed(spelled, named, done)
+	f.Add(s[0], s[1], s[2])
+	f.Add(s[2], s[1], s[0])
+	f.Fuzz(func(t *testing.T, a, b, c []byte) {
+		var x, y Expander
+		for _, raw := range [][]byte{a, b, c} {
+			ev := new(Event)
+			if proto.Unmarshal(raw, ev) != nil {
+				continue
+			}
+			before := proto.Size(ev)
+			once := x.Expand(Record{Event: ev})
+			if proto.Size(ev) != before {
+				t.Fatalf("Expand changed %v", ev)
+			}
+			if twice := y.Expand(once); !proto.Equal(once.Event, twice.Event) {
+				t.Fatalf("expanded %v, and again %v", once.Event, twice.Event)
+			}
+		}
+	})
 }

@@ -53,6 +53,9 @@ type Graph struct {
 	Logs  []LogSeen
 	// Hidden counts calls whose agents or edge did not fit.
 	Hidden uint64
+	// ChainsMissing counts calls whose chain is spelled out in a segment that is not there: on whose behalf they were made is not known
+	// from these logs.
+	ChainsMissing uint64
 	// Truncated says that records were left out because there were more than MaxGraphCalls calls.
 	Truncated bool
 }
@@ -70,6 +73,9 @@ func BuildGraph(logs ...iter.Seq2[Record, error]) (Graph, error) {
 	nodes := make(map[string]*Node)
 	edges := make(map[edgeKey]*Edge)
 	for _, c := range f.list {
+		if c.chainMissing && c.origin == "" {
+			g.ChainsMissing += c.count
+		}
 		g.count(c, nodes, edges)
 	}
 	for _, n := range nodes {

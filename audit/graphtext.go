@@ -22,6 +22,9 @@ func (g Graph) Text(w io.Writer) error {
 	if g.Hidden > 0 {
 		o.linef(0, "%d calls are not shown: the graph holds at most %d agents and %d edges", g.Hidden, MaxGraphNodes, MaxGraphEdges)
 	}
+	if g.ChainsMissing > 0 {
+		o.linef(0, "%d calls name a chain that no record here spells out: on whose behalf they were made is not known", g.ChainsMissing)
+	}
 	if g.Truncated {
 		o.linef(0, "there are more than %d calls: the later ones are not counted", MaxGraphCalls)
 	}

@@ -42,6 +42,9 @@ func (r Record) Text(w io.Writer) error {
 	if s := principalText(ev.Origin); s != "" {
 		o.linef(2, "for %s", s)
 	}
+	if r.ChainMissing {
+		o.linef(2, "chain %x: no record here spells it out", ev.ChainRef)
+	}
 	if ev.Reason != 0 || ev.WireReason != 0 {
 		o.linef(2, "reason %s, told %s", reasonText(ev.Reason), reasonText(ev.WireReason))
 	}
@@ -76,7 +79,9 @@ func (r Record) JSON() ([]byte, error) {
 		Leaf   string          `json:"leaf_hash"`
 		Chain  string          `json:"chain_hash"`
 		Event  json.RawMessage `json:"event"`
-	}{idText(r.LogID), idText(r.BootID), r.Seq, hex.EncodeToString(r.Leaf[:]), hex.EncodeToString(r.Chain[:]), event})
+		// Left out where it is false.
+		ChainMissing bool `json:"chain_missing,omitempty"`
+	}{idText(r.LogID), idText(r.BootID), r.Seq, hex.EncodeToString(r.Leaf[:]), hex.EncodeToString(r.Chain[:]), event, r.ChainMissing})
 	if err != nil {
 		return nil, fmt.Errorf("record %d as JSON: %w", r.Seq, err)
 	}

@@ -34,6 +34,9 @@ type Log struct {
 	wanted atomic.Uint64
 	// written is how many records the file holds, synced or not.
 	written atomic.Uint64
+	// epoch is raised with mu held; see spelled.
+	epoch   atomic.Uint64
+	spelled spelled
 
 	mu     sync.Mutex
 	active *buffer
@@ -117,6 +120,7 @@ func openLocked(fsys fileSystem, cfg Config) (*Log, error) {
 		dirty: make(chan struct{}, 1), kick: make(chan struct{}, 1), wrote: make(chan struct{}, 1),
 		quit: make(chan struct{}), flusherDone: make(chan struct{}), syncerDone: make(chan struct{}),
 	}
+	l.epoch.Store(anyEpoch + 1)
 	l.durable.changed = make(chan struct{})
 	l.scratch.New = func() any { return &scratch{frame: make([]byte, frameHead, 1<<10)} }
 	if _, err := rand.Read(l.bootID[:]); err != nil {
@@ -259,7 +263,8 @@ func unknownOf(intent *Event) *Event {
 		return &Event{Kind: intent.GetKind(), Phase: v1.EventPhase_EVENT_PHASE_UNKNOWN, InteractionId: intent.GetInteractionId()}
 	}
 	ev.Phase = v1.EventPhase_EVENT_PHASE_UNKNOWN
-	ev.Chain, ev.DecisionInput, ev.Touched, ev.Outcome = nil, nil, nil, nil
+	ev.Chain, ev.ChainRef, ev.Presented, ev.DecisionInput, ev.Touched, ev.Outcome = nil, nil, nil, nil, nil, nil
+	ev.ControlClaimed, ev.ControlEffective, ev.Policies, ev.PolicySerial, ev.PolicySha256 = nil, nil, nil, 0, nil
 	ev.Detail = "process ended between intent and outcome"
 	return ev
 }

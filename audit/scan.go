@@ -92,6 +92,7 @@ func scanSegment(f file, h segmentHeader, visit func(frame, *Event) error) (scan
 		return scanEnd{}, err
 	}
 	frames := max(0, size-headerSize)
+	boot := slices.Clone(h.bootID[:])
 	fr := newFrameReader(io.NewSectionReader(f, headerSize, frames), frames, h.first, headerSize, h.chain)
 	for {
 		x, err := fr.next()
@@ -105,7 +106,10 @@ func scanSegment(f file, h segmentHeader, visit func(frame, *Event) error) (scan
 			}
 			return end, err
 		}
-		ev, ok := decodeEvent(x.record)
+		ev, ok := decodeEvent(x.record, boot)
+		if ok && ev.Kind == v1.EventKind_EVENT_KIND_BOOT {
+			boot = ev.BootId
+		}
 		if !ok {
 			end.next, end.off, end.fault = x.seq, x.off, &fault{kind: faultDecode, seq: x.seq, off: x.off}
 			return end, nil
@@ -116,14 +120,31 @@ func scanSegment(f file, h segmentHeader, visit func(frame, *Event) error) (scan
 	}
 }
 
-// decodeEvent returns the event of a record that this package can have written.
-func decodeEvent(record []byte) (*Event, bool) {
+// decodeEvent returns the event of a record that this package can have written, after a start with the id boot. What the record leaves
+// to its place is put back: the boot id, which the header of the segment and each BOOT record say, and the decision id of a call that
+// was decided on here, which is that of the interaction.
+func decodeEvent(record, boot []byte) (*Event, bool) {
 	ev := new(v1.AuditEvent)
 	if proto.Unmarshal(record, ev) != nil {
 		return nil, false
 	}
-	return ev, ev.SchemaVersion == SchemaVersion && len(ev.RecordNonce) == 16 && len(ev.BootId) == 16 &&
+	switch {
+	case ev.SchemaVersion != SchemaVersion:
+	case ev.BootId != nil && ev.Kind != v1.EventKind_EVENT_KIND_BOOT:
+		return nil, false
+	case ev.Kind != v1.EventKind_EVENT_KIND_BOOT:
+		ev.BootId = boot
+		if ev.Kind == v1.EventKind_EVENT_KIND_CALL && ev.DecisionId == nil {
+			ev.DecisionId = ev.InteractionId
+		}
+	}
+	return ev, (ev.SchemaVersion == SchemaVersion || ev.SchemaVersion == oldSchema) && len(ev.RecordNonce) == 16 && len(ev.BootId) == 16 &&
 		ev.Kind != v1.EventKind_EVENT_KIND_UNSPECIFIED
+}
+
+// ownDecision says whether decodeEvent puts the decision id back.
+func ownDecision(ev *Event) bool {
+	return ev.Kind == v1.EventKind_EVENT_KIND_CALL && len(ev.DecisionId) > 0 && string(ev.DecisionId) == string(ev.InteractionId)
 }
 
 const (
@@ -157,7 +178,7 @@ func findFrame(f io.ReaderAt, from, size int64) (at int64, found bool, err error
 			if frameCRC(b[i:], record) != binary.LittleEndian.Uint32(b[i+4:]) {
 				continue
 			}
-			if _, ok := decodeEvent(record); ok {
+			if _, ok := decodeEvent(record, make([]byte, 16)); ok {
 				return base + int64(i), true, nil
 			}
 		}
@@ -206,7 +227,7 @@ func readFrameAt(fsys fileSystem, s segment, off int64) (*Event, error) {
 	if _, err := f.ReadAt(record, off+frameHead); err != nil {
 		return nil, err
 	}
-	ev, ok := decodeEvent(record)
+	ev, ok := decodeEvent(record, make([]byte, 16))
 	if !ok {
 		return nil, fmt.Errorf("%w: frame at %d changed while it was read", ErrTampered, off)
 	}

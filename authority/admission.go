@@ -2,6 +2,7 @@ package authority
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -14,7 +15,7 @@ import (
 // AdmitWorkload ties a running process to a registered agent: from now on, and until it exits, the process gets the agent's SVIDs
 // from the Workload API. The caller vouches that pid still is the process it means, which a parent that has not waited for its
 // child can. One process stands for one agent. It returns the digest of the executable and the user it pinned. Errors wrap
-// ErrInvalid, ErrUnknownAgent, ErrUnattested, ErrAdmitted, ErrLimit, ErrAudit or ErrClosed.
+// ErrInvalid, ErrUnknownAgent, ErrUnattested, ErrAdmitted, ErrDuplicate, ErrLimit, ErrAudit or ErrClosed.
 func (a *Authority) AdmitWorkload(ctx context.Context, id identity.AgentID, pid int) (exe [32]byte, uid uint32, err error) {
 	return a.admitWorkload(ctx, id, pid, inProcess, nil)
 }
@@ -52,7 +53,11 @@ func (a *Authority) addWorkload(ctx context.Context, agent *v1.Agent, w *workloa
 	if err := checkSelectors(agent, w); err != nil {
 		return err
 	}
+	w.single = agent.GetSingleProcess()
 	old, err := a.workloads.check(w)
+	if errors.Is(err, ErrDuplicate) {
+		a.recordDuplicate(ctx, w, true)
+	}
 	if err != nil {
 		return err
 	}
@@ -67,9 +72,16 @@ func (a *Authority) addWorkload(ctx context.Context, agent *v1.Agent, w *workloa
 	if err != nil {
 		return err
 	}
-	return a.workloads.add(ctx, w, func(ctx context.Context, w *workload) {
+	err = a.workloads.add(ctx, w, func(ctx context.Context, w *workload) {
+		a.tellProcesses(ctx, w.id)
 		a.cfg.Logger.InfoContext(ctx, "workload has ended", slog.String("spiffe_id", w.id.String()), slog.Int("pid", w.proc.pid))
 	})
+	if err != nil {
+		return err
+	}
+	a.recordDuplicate(ctx, w, false)
+	// Published before the process gets its first SVID, so that the first bundle that it sees says so.
+	return a.publishProcesses(w.id)
 }
 
 // ownLineage returns the numbers of this process and its ancestors.

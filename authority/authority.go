@@ -34,16 +34,18 @@ type Authority struct {
 	self      identity.AgentID
 	memory    identity.AgentID
 	ca        *ca
-	grant     signingKey
+	grants    atomic.Pointer[grantKeys]
 	policy    signingKey
 	feed      signingKey
-	published []*v1.PublicKey
-	since     int64 // of the grant key, milliseconds
+	published []*v1.PublicKey // but for the grant keys
 
-	store     *store
-	trail     *trail
-	workloads workloads
-	directory directory
+	store      *store
+	trail      *trail
+	workloads  workloads
+	directory  directory
+	duplicates duplicates
+	watched    watched
+	renewals   renewals
 
 	mu       sync.Mutex // held by whoever changes what follows
 	snapshot atomic.Pointer[registrySnapshot]
@@ -118,7 +120,13 @@ func (a *Authority) openState() error {
 	if a.ca, err = openCA(a.cfg.Dir, a.td, a.cfg.SVIDLifetime, a.cfg.Now); err != nil {
 		return err
 	}
+	if err := a.resumeRoot(); err != nil {
+		return err
+	}
 	if err := a.openKeys(); err != nil {
+		return err
+	}
+	if err := a.openRenewals(); err != nil {
 		return err
 	}
 	return a.openRegistry()
@@ -130,7 +138,6 @@ func (a *Authority) openKeys() error {
 		file string
 		use  v1.KeyUse
 	}{
-		{&a.grant, grantFile, v1.KeyUse_KEY_USE_GRANT},
 		{&a.policy, policyFile, v1.KeyUse_KEY_USE_POLICY},
 		{&a.feed, feedFile, v1.KeyUse_KEY_USE_FEED},
 	} {
@@ -142,13 +149,10 @@ func (a *Authority) openKeys() error {
 		if err != nil {
 			return err
 		}
-		if k.use == v1.KeyUse_KEY_USE_GRANT {
-			a.since = since
-		}
 		*k.key = key
 		a.published = append(a.published, &v1.PublicKey{KeyId: key.id, Use: k.use, Spki: key.spki, NotBeforeMs: since})
 	}
-	return nil
+	return a.openGrantKeys()
 }
 
 func (a *Authority) openRegistry() error {

@@ -26,7 +26,8 @@ type trustState struct {
 // sealTrust signs the bundle of serial. The holder of Authority.mu makes the serial durable before it publishes the result.
 func (a *Authority) sealTrust(serial uint64, s *registrySnapshot, t *tableState) (*trustState, error) {
 	out := &v1.TrustBundle{
-		Version: 1, TrustDomain: a.td.Name(), Serial: serial, IssuedAtMs: a.cfg.Now().UnixMilli(), Keys: a.published, Table: t.signed,
+		Version: 1, TrustDomain: a.td.Name(), Serial: serial, IssuedAtMs: a.cfg.Now().UnixMilli(), Table: t.signed,
+		Keys: append(a.grants.Load().published(), a.published...),
 	}
 	for _, id := range []identity.AgentID{a.self, a.memory} {
 		out.Agents = append(out.Agents, &v1.Agent{
@@ -41,6 +42,7 @@ func (a *Authority) sealTrust(serial uint64, s *registrySnapshot, t *tableState)
 			SpiffeId: full.GetSpiffeId(), Tenant: full.GetTenant(), Name: full.GetName(), AgentClass: full.GetAgentClass(),
 			State: full.GetState(), Generation: full.GetGeneration(), NotBeforeMs: full.GetNotBeforeMs(),
 			UnmediatedTools: full.GetUnmediatedTools(), Revision: full.GetRevision(), IntegrityCap: full.GetIntegrityCap(),
+			SingleProcess: full.GetSingleProcess(), Processes: s.live(id),
 		})
 	}
 	payload, err := proto.MarshalOptions{Deterministic: true}.Marshal(out)
@@ -65,16 +67,16 @@ func (a *Authority) publish(s *registrySnapshot, t *tableState, trust *trustStat
 	a.changed.fire()
 }
 
-// keyView implements delegation.KeyView. The keys of a development authority never change while it runs.
+// keyView implements delegation.KeyView over the newest keys.
 type keyView struct{ a *Authority }
 
-// GrantKey returns the grant key when issuer is this authority and the key was published at the time.
+// GrantKey returns the key when issuer is this authority and the key verifies at the time.
 func (v keyView) GrantKey(issuer, keyID string, at time.Time) (ed25519.PublicKey, bool) {
-	if issuer != v.a.self.String() || keyID != v.a.grant.id || at.UnixMilli() < v.a.since {
+	if issuer != v.a.self.String() {
 		return nil, false
 	}
-	return v.a.grant.public, true
+	return v.a.grants.Load().find(keyID, at.UnixMilli())
 }
 
-// Generation is constant.
-func (keyView) Generation() uint64 { return 1 }
+// Generation moves with every rotation and withdrawal.
+func (v keyView) Generation() uint64 { return v.a.grants.Load().generation }

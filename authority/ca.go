@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net/url"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
@@ -24,7 +25,7 @@ import (
 )
 
 const (
-	// rootLifetime is long because a development root is not rotated: a new one means a new folder.
+	// rootLifetime is long because a root is rotated when somebody asks for it.
 	rootLifetime = 5 * 365 * 24 * time.Hour
 	// backdate covers clocks that run a little behind ours.
 	backdate = 10 * time.Second
@@ -37,13 +38,18 @@ const (
 // ErrRootExpired is returned when the root can no longer vouch for a leaf.
 var ErrRootExpired = errors.New("root certificate has expired")
 
-// ca issues X.509-SVIDs under one root. It is safe for concurrent use.
+// ca issues X.509-SVIDs under one root, and under the next one while roots rotate. It is safe for concurrent use.
 type ca struct {
-	td   spiffeid.TrustDomain
-	root *x509.Certificate
-	key  *ecdsa.PrivateKey
-	life time.Duration
-	now  func() time.Time
+	td      spiffeid.TrustDomain
+	dir     string
+	life    time.Duration
+	now     func() time.Time
+	changed broadcast // of the roots
+
+	mu       sync.Mutex
+	current  root
+	next     *root
+	takeover time.Time // of next
 }
 
 // openCA loads the root from dir, or makes it: a restart that made a new root would split the trust domain.
@@ -56,12 +62,12 @@ func openCA(dir string, td spiffeid.TrustDomain, life time.Duration, now func() 
 	if err != nil {
 		return nil, err
 	}
-	c := &ca{td: td, life: life, now: now}
-	if c.root, c.key, err = parseRoot(raw, td); err != nil {
+	c := &ca{td: td, dir: dir, life: life, now: now}
+	if c.current.cert, c.current.key, err = parseRoot(raw, td); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrKeyFile, path, err)
 	}
-	if !now().Before(c.root.NotAfter) {
-		return nil, fmt.Errorf("%w: %s ended at %s", ErrRootExpired, path, c.root.NotAfter.Format(time.RFC3339))
+	if !now().Before(c.current.cert.NotAfter) {
+		return nil, fmt.Errorf("%w: %s ended at %s", ErrRootExpired, path, c.current.cert.NotAfter.Format(time.RFC3339))
 	}
 	return c, nil
 }
@@ -140,8 +146,9 @@ func (c *ca) issue(id identity.AgentID) (*x509svid.SVID, error) {
 	}
 	// NotAfter has whole seconds; rounding down keeps the life within what was configured.
 	notAfter := now.Add(c.life).Truncate(time.Second)
-	if notAfter.After(c.root.NotAfter) {
-		notAfter = c.root.NotAfter
+	by := c.signer()
+	if notAfter.After(by.cert.NotAfter) {
+		notAfter = by.cert.NotAfter
 	}
 	if !notAfter.After(now) {
 		return nil, fmt.Errorf("issuing for %s: %w", id, ErrRootExpired)
@@ -166,7 +173,7 @@ func (c *ca) issue(id identity.AgentID) (*x509svid.SVID, error) {
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, c.root, key.Public(), c.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, by.cert, key.Public(), by.key)
 	if err != nil {
 		return nil, fmt.Errorf("issuing for %s: %w", id, err)
 	}
@@ -179,7 +186,7 @@ func (c *ca) issue(id identity.AgentID) (*x509svid.SVID, error) {
 
 // bundle returns the roots of the trust domain.
 func (c *ca) bundle() *x509bundle.Bundle {
-	return x509bundle.FromX509Authorities(c.td, []*x509.Certificate{c.root})
+	return x509bundle.FromX509Authorities(c.td, c.certificates())
 }
 
 func newSerial() (*big.Int, error) {

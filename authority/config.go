@@ -36,6 +36,11 @@ type Config struct {
 	SVIDLifetime time.Duration
 	// Audit takes the authority's records. Required: without a log there is no service.
 	Audit audit.Recorder
+	// Issuer returns whose roots the certificates in chains that are renewed must verify under, where another issuer than the
+	// embedded CA makes the SVIDs. It is not called before the first renewal. Nil is the embedded CA.
+	Issuer func() identity.Source
+	// Lineage bounds the renewals of one chain: 0 is 8 h, at most 24 h. Endpoints with a lower limit refuse what lies above it.
+	Lineage time.Duration
 	// PeerFrom returns the verified peer of a call to AuthorityServer. Nil refuses all of them.
 	PeerFrom func(context.Context) (identity.Peer, bool)
 	// Describe adds to the operator's status what only the process knows: addresses, version, paths. May be nil.

@@ -117,6 +117,9 @@ func (s *authorityService) WatchTrust(r *rpcv1.WatchTrustRequest, stream grpc.Se
 		return refused(fmt.Errorf("%w: %d watchers", ErrLimit, maxWatchers))
 	}
 	defer s.a.directory.watch(-1)
+	if p, ok := s.a.cfg.PeerFrom(ctx); ok {
+		defer s.a.watch(ctx, p)()
+	}
 	sent := r.GetAfterSerial()
 	if sent > s.a.trust.Load().serial {
 		return refused(fmt.Errorf("%w: serial %d is not known here", ErrClosed, sent))

@@ -51,7 +51,7 @@ func (a *Authority) issueGrant(ctx context.Context, r *rpcv1.IssueGrantRequest, 
 		}
 	}
 	p := a.grantPayload(r, delegate, table.highest)
-	signed, err := delegation.NewGrant(p, a.grant.private)
+	signed, err := delegation.NewGrant(p, a.grantSigner())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}

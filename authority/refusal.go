@@ -36,10 +36,13 @@ var refusals = []refusal{
 	{ErrUnknownAgent, codes.NotFound, v1.Reason_REASON_NOT_FOUND, v1.Reason_REASON_PEER_UNREGISTERED, true},
 	{ErrInvalid, codes.InvalidArgument, v1.Reason_REASON_MALFORMED, v1.Reason_REASON_MALFORMED, true},
 	{ErrConflict, codes.AlreadyExists, v1.Reason_REASON_CONFLICT, v1.Reason_REASON_CONFLICT, true},
+	{ErrDuplicate, codes.FailedPrecondition, v1.Reason_REASON_AGENT_STATE, v1.Reason_REASON_PEER_DUPLICATE, true},
 	{ErrAdmitted, codes.AlreadyExists, v1.Reason_REASON_CONFLICT, v1.Reason_REASON_CONFLICT, true},
 	{ErrLimit, codes.ResourceExhausted, v1.Reason_REASON_LIMIT, v1.Reason_REASON_LIMIT, true},
 	{ErrUnattested, codes.FailedPrecondition, v1.Reason_REASON_PEER_UNVERIFIED, v1.Reason_REASON_WORKLOAD_UNATTESTED, true},
 	{ErrCeiling, codes.PermissionDenied, v1.Reason_REASON_SCOPE, v1.Reason_REASON_GRANT_OUTSIDE_CEILING, true},
+	{errRenewalRate, codes.ResourceExhausted, v1.Reason_REASON_RATE, v1.Reason_REASON_RATE, false},
+	{errInactiveMember, codes.PermissionDenied, v1.Reason_REASON_CHAIN_REVOKED, v1.Reason_REASON_CHAIN_HANDLE_REVOKED, false},
 	{policy.ErrTable, codes.FailedPrecondition, v1.Reason_REASON_POLICY, v1.Reason_REASON_TABLE_REJECTED, true},
 }
 
@@ -48,6 +51,10 @@ var (
 	errNotOperator = errors.New("caller is not the operator")
 	// errNoCaller is the refusal of a peer without identity.
 	errNoCaller = errors.New("caller has no identity")
+	// errRenewalRate is the refusal of a holder that renews too often.
+	errRenewalRate = errors.New("over the rate of one agent")
+	// errInactiveMember is the refusal to go on with what a contained agent has handed on.
+	errInactiveMember = errors.New("an agent of the chain is not active")
 )
 
 func classify(err error) refusal {

@@ -54,7 +54,8 @@ var (
 type registrySnapshot struct {
 	records    map[identity.AgentID]*identity.Record
 	agents     map[identity.AgentID]*v1.Agent
-	order      []identity.AgentID // of agents, sorted
+	order      []identity.AgentID       // of agents, sorted
+	processes  map[identity.AgentID]int // of agents that have more than one live process
 	generation uint64
 	revision   uint64 // of the newest agent
 }
@@ -82,7 +83,10 @@ func serviceIntegrity(id identity.AgentID) v1.Integrity {
 
 // with returns a snapshot that also holds the agents.
 func (s *registrySnapshot) with(agents ...*v1.Agent) (*registrySnapshot, error) {
-	next := &registrySnapshot{records: maps.Clone(s.records), agents: maps.Clone(s.agents), generation: s.generation + 1, revision: s.revision}
+	next := &registrySnapshot{
+		records: maps.Clone(s.records), agents: maps.Clone(s.agents), processes: s.processes,
+		generation: s.generation + 1, revision: s.revision,
+	}
 	for _, a := range agents {
 		id, err := identity.ParseAgent(a.GetSpiffeId())
 		if err != nil {
@@ -92,6 +96,7 @@ func (s *registrySnapshot) with(agents ...*v1.Agent) (*registrySnapshot, error) 
 		next.records[id] = &identity.Record{
 			ID: id, Class: a.GetAgentClass(), State: stateOf(a.GetState()),
 			IntegrityCap: int32(a.GetIntegrityCap()), NotBeforeMs: a.GetNotBeforeMs(),
+			SingleProcess: a.GetSingleProcess(), Replicated: s.processes[id] > 1,
 		}
 	}
 	next.order = slices.SortedFunc(maps.Keys(next.agents), func(a, b identity.AgentID) int {

@@ -31,9 +31,10 @@ var (
 // source holds the current SVID of one workload or in-process service and renews it at half its life. It implements
 // identity.Source. Unlike go-spiffe's source it never serves an expired SVID.
 type source struct {
-	bundle  *x509bundle.Bundle
+	ca      *ca
 	now     func() time.Time
-	changed broadcast
+	changed broadcast       // of SVID or roots
+	roots   <-chan struct{} // closed at the next change of the roots; only rotate looks at it
 	cancel  context.CancelFunc
 	done    chan struct{}
 
@@ -45,13 +46,14 @@ type source struct {
 type issueFunc func(context.Context) (*x509svid.SVID, error)
 
 // newSource issues the first SVID before it returns. ctx bounds that issue only; Close ends the source.
-func newSource(ctx context.Context, bundle *x509bundle.Bundle, issue issueFunc, now func() time.Time, log *slog.Logger) (*source, error) {
+func newSource(ctx context.Context, c *ca, issue issueFunc, now func() time.Time, log *slog.Logger) (*source, error) {
+	roots := c.changed.wait()
 	svid, err := issue(ctx)
 	if err != nil {
 		return nil, err
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s := &source{bundle: bundle, now: now, cancel: cancel, done: make(chan struct{}), svid: svid}
+	s := &source{ca: c, now: now, cancel: cancel, done: make(chan struct{}), svid: svid, roots: roots}
 	go s.rotate(run, issue, log)
 	return s, nil
 }
@@ -61,12 +63,8 @@ func (s *source) rotate(ctx context.Context, issue issueFunc, log *slog.Logger) 
 	life := s.svid.Certificates[0].NotAfter.Sub(s.now())
 	wait := halfLife(life)
 	for {
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if !s.sleep(ctx, wait) {
 			return
-		case <-timer.C:
 		}
 		svid, err := issue(ctx)
 		if ctx.Err() != nil {
@@ -83,6 +81,23 @@ func (s *source) rotate(ctx context.Context, issue issueFunc, log *slog.Logger) 
 		s.svid = svid
 		s.mu.Unlock()
 		s.changed.fire()
+	}
+}
+
+// sleep passes changes of the roots on until the time is over, and reports whether it is.
+func (s *source) sleep(ctx context.Context, wait time.Duration) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+			return true
+		case <-s.roots:
+			s.roots = s.ca.changed.wait() // before the change is passed on, so that the next one is not missed
+			s.changed.fire()
+		}
 	}
 }
 
@@ -111,13 +126,13 @@ func (s *source) GetX509SVID() (*x509svid.SVID, error) {
 
 // GetX509BundleForTrustDomain returns the roots of the own trust domain; no other is known.
 func (s *source) GetX509BundleForTrustDomain(td spiffeid.TrustDomain) (*x509bundle.Bundle, error) {
-	if td != s.bundle.TrustDomain() {
+	if td != s.ca.td {
 		return nil, fmt.Errorf("no bundle for trust domain %q", td.Name())
 	}
-	return s.bundle.Clone(), nil
+	return s.ca.bundle(), nil
 }
 
-// Updated returns a channel that is closed at the next rotation.
+// Updated returns a channel that is closed at the next rotation, of the SVID or of the roots.
 func (s *source) Updated() <-chan struct{} { return s.changed.wait() }
 
 // Close ends rotation and drops the key. It may be called more than once.

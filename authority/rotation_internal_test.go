@@ -33,7 +33,7 @@ func testCA(t *testing.T, life time.Duration) (*ca, identity.AgentID) {
 func TestRotationAtHalfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, id := testCA(t, time.Hour)
-		s, err := newSource(t.Context(), c.bundle(), func(context.Context) (*x509svid.SVID, error) { return c.issue(id) }, time.Now, slog.New(slog.DiscardHandler))
+		s, err := newSource(t.Context(), c, func(context.Context) (*x509svid.SVID, error) { return c.issue(id) }, time.Now, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -61,7 +61,7 @@ func TestSourceNeverServesAnExpiredSVID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, id := testCA(t, time.Hour)
 		var fail atomic.Bool
-		s, err := newSource(t.Context(), c.bundle(), func(context.Context) (*x509svid.SVID, error) {
+		s, err := newSource(t.Context(), c, func(context.Context) (*x509svid.SVID, error) {
 			if fail.Load() {
 				return nil, errors.New("down")
 			}

@@ -33,7 +33,7 @@ func (a *Authority) Source(id identity.AgentID) (identity.Source, error) {
 		}
 		return a.ca.issue(id)
 	}
-	s, err := newSource(context.Background(), a.ca.bundle(), issue, a.cfg.Now, a.cfg.Logger)
+	s, err := newSource(context.Background(), a.ca, issue, a.cfg.Now, a.cfg.Logger)
 	if err != nil {
 		return nil, err
 	}

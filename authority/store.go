@@ -31,7 +31,7 @@ var (
 
 var (
 	bucketAgents = []byte("agents") // SPIFFE ID -> Agent
-	bucketKeys   = []byte("keys")   // key id -> not before, milliseconds
+	bucketKeys   = []byte("keys")   // key id -> not before, milliseconds; root id -> when it signs
 	bucketMeta   = []byte("meta")
 
 	metaSchema       = []byte("schema")
@@ -130,6 +130,21 @@ func (s *store) keySince(id string, now time.Time) (int64, error) {
 		return 0, fmt.Errorf("recording key %s: %w", id, err)
 	}
 	return since, nil
+}
+
+// keyTime returns what keySince remembers of a key.
+func (s *store) keyTime(id string) (at int64, known bool, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		keys := tx.Bucket(bucketKeys)
+		if known = keys.Get([]byte(id)) != nil; known {
+			at = int64(getUint(keys, []byte(id))) //nolint:gosec // G115: written by keySince
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, false, fmt.Errorf("reading key %s: %w", id, err)
+	}
+	return at, known, nil
 }
 
 // setBundleSerial makes a bundle serial durable before a bundle of that serial exists.

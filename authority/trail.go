@@ -67,7 +67,9 @@ func (t *trail) deny(ctx context.Context, kind v1.EventKind, method string, caus
 }
 
 func (t *trail) write(ctx context.Context, e *v1.AuditEvent) error {
-	e.Transport = "unix"
+	if e.Transport == "" {
+		e.Transport = "unix"
+	}
 	if e.Actor == nil {
 		e.Actor = t.self
 	}

@@ -93,7 +93,7 @@ func (s *workloadAPI) FetchX509SVID(_ *workloadpb.X509SVIDRequest, stream grpc.S
 	}
 }
 
-// FetchX509Bundles sends the roots of the trust domain to a caller with an identity. They do not change while it runs.
+// FetchX509Bundles sends the roots of the trust domain to a caller with an identity, now and when they change.
 func (s *workloadAPI) FetchX509Bundles(_ *workloadpb.X509BundlesRequest, stream grpc.ServerStreamingServer[workloadpb.X509BundlesResponse]) error {
 	const method = "/SpiffeWorkloadAPI/FetchX509Bundles"
 	ctx := stream.Context()
@@ -105,11 +105,19 @@ func (s *workloadAPI) FetchX509Bundles(_ *workloadpb.X509BundlesRequest, stream 
 		return s.a.trail.deny(ctx, v1.EventKind_EVENT_KIND_WORKLOAD_REFUSED, method, err, callerFrom(ctx))
 	}
 	defer w.leave()
-	err = stream.Send(&workloadpb.X509BundlesResponse{Bundles: map[string][]byte{s.a.td.IDString(): s.a.ca.root.Raw}})
-	if err != nil {
-		return err
+	for {
+		changed := s.a.ca.changed.wait()
+		err := stream.Send(&workloadpb.X509BundlesResponse{Bundles: map[string][]byte{s.a.td.IDString(): s.a.ca.der()}})
+		if err != nil {
+			return err
+		}
+		if err := s.a.await(ctx, w, changed); err != nil {
+			return err
+		}
+		if _, err := s.identify(ctx, method); err != nil {
+			return err
+		}
 	}
-	return s.a.await(ctx, w, nil)
 }
 
 // identify returns the workload that the caller is, or the status of its refusal.
@@ -142,7 +150,7 @@ func (a *Authority) await(ctx context.Context, w *workload, updated <-chan struc
 
 // workloadSource issues SVIDs for an admitted process. Each is recorded before it can be fetched; without a record there is none.
 func (a *Authority) workloadSource(ctx context.Context, w *workload) (*source, error) {
-	return newSource(ctx, a.ca.bundle(), func(ctx context.Context) (*x509svid.SVID, error) {
+	return newSource(ctx, a.ca, func(ctx context.Context) (*x509svid.SVID, error) {
 		if err := a.active(w.id); err != nil {
 			return nil, err
 		}
@@ -167,6 +175,6 @@ func (a *Authority) svidResponse(svid *x509svid.SVID) (*workloadpb.X509SVIDRespo
 		return nil, fmt.Errorf("encoding SVID: %w", err)
 	}
 	return &workloadpb.X509SVIDResponse{Svids: []*workloadpb.X509SVID{{
-		SpiffeId: svid.ID.String(), X509Svid: chain, X509SvidKey: key, Bundle: a.ca.root.Raw,
+		SpiffeId: svid.ID.String(), X509Svid: chain, X509SvidKey: key, Bundle: a.ca.der(),
 	}}}, nil
 }

@@ -37,6 +37,8 @@ type workload struct {
 	uid  uint32
 	exe  [sha256.Size]byte
 	gone chan struct{} // closed when the process has exited
+	// single says that no other process of the agent may live when this one is added.
+	single bool
 
 	mu      sync.Mutex
 	source  *source
@@ -153,7 +155,7 @@ func (t *workloads) checkLocked(w *workload) (*workload, error) {
 		if len(t.byPID) >= maxWorkloads {
 			return nil, fmt.Errorf("%w: %d workloads", ErrLimit, maxWorkloads)
 		}
-		return nil, nil
+		return nil, t.checkSingle(w)
 	case old.same(w):
 		return old, nil
 	}

@@ -81,12 +81,17 @@ func passOn(caps []*v1.Capability, depth, maxDepth uint32) []*v1.Capability {
 // hopExpiry ends a hop with its parent, and before the certificate of its signer by the smaller of half a minute and a tenth
 // of the certificate's life.
 func hopExpiry(parent *Leaf, life time.Duration, k Signer, now time.Time) int64 {
-	margin := min(maxMargin, k.NotAfter().Sub(k.NotBefore())/marginShare)
-	expires := min(parent.expires, k.NotAfter().Add(-margin).UnixMilli())
+	expires := min(parent.expires, lastMoment(k.NotBefore(), k.NotAfter()))
 	if life != 0 {
 		expires = min(expires, now.Add(life).UnixMilli())
 	}
 	return expires
+}
+
+// lastMoment is when the hops end at the latest that a certificate of this life signs.
+func lastMoment(notBefore, notAfter time.Time) int64 {
+	margin := min(maxMargin, notAfter.Sub(notBefore)/marginShare)
+	return notAfter.Add(-margin).UnixMilli()
 }
 
 // appendPayload holds a hop against every rule of Verify that needs no view, signs it, and checks what came back: a signer

@@ -21,6 +21,7 @@ type certificate struct {
 	since    int64 // the interval in which the whole chain verifies
 	until    int64
 	bundles  uint64 // generation of the bundles that verified it
+	der      [][]byte
 }
 
 // knownCertificate returns the cached certificate of s, nil when it was never verified or must be verified again.

@@ -46,6 +46,9 @@ func parseGrant(s *v1.SignedStatement) (*draft, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := d.fillHistory(m); err != nil {
+		return nil, err
+	}
 	p := m.GetPrincipal()
 	if p.GetType() == v1.Principal_TYPE_UNSPECIFIED || p.GetSubject() == "" || p.GetIssuer() == "" {
 		return nil, refusef(0, malformed, "the principal is incomplete")

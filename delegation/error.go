@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
+	"github.com/safeconduct/safeconduct/internal/mutant"
 )
 
 // The four families of refusals that a caller may branch on with errors.Is.
@@ -72,10 +73,12 @@ func ReasonOf(err error) v1.Reason {
 	return v1.Reason_REASON_UNSPECIFIED
 }
 
+// refuse makes the error of a check that has failed. In a build with the tag `mutants` a test may switch the check off, and the
+// result is nil.
 func refuse(depth int, reason v1.Reason, cause error) error {
-	return &Error{Reason: reason, Depth: depth, cause: cause}
+	return mutant.Held[error](reason, &Error{Reason: reason, Depth: depth, cause: cause})
 }
 
 func refusef(depth int, reason v1.Reason, format string, args ...any) error {
-	return &Error{Reason: reason, Depth: depth, cause: fmt.Errorf(format, args...)}
+	return mutant.Held[error](reason, &Error{Reason: reason, Depth: depth, cause: fmt.Errorf(format, args...)})
 }

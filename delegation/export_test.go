@@ -1,6 +1,7 @@
 package delegation
 
 import (
+	"crypto"
 	"time"
 
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
@@ -79,3 +80,31 @@ func (t *ConnTable) Remembered() int { return len(t.leaves) }
 
 // Allows reports whether the leaf's authority reaches the intent.
 func (x *Leaf) Allows(in Intent) bool { return x.allows(in) == none }
+
+// ForgetLeaves empties the cache of whole prefixes, as if others had taken their place. Seals and certificates stay.
+func (v *Verifier) ForgetLeaves() {
+	for i := range v.links.shards {
+		clear(v.links.shards[i].entries)
+	}
+}
+
+// ForgetCertificates empties the certificate cache.
+func (v *Verifier) ForgetCertificates() {
+	for i := range v.certs.shards {
+		clear(v.certs.shards[i].entries)
+	}
+}
+
+// Seals returns how many seals v holds.
+func (v *Verifier) Seals() (n int) {
+	for i := range v.seals.shards {
+		n += len(v.seals.shards[i].entries)
+	}
+	return n
+}
+
+// ValidSignature is the check of one signature.
+func ValidSignature(key crypto.PublicKey, pae, sig []byte) bool { return validSignature(key, pae, sig) }
+
+// Transcript returns what EnvelopeDigest hashes.
+func Transcript(e *v1.Envelope) []byte { return appendTranscript(nil, e) }

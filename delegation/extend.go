@@ -37,11 +37,12 @@ func (v *Verifier) extend(f *frame, known *Leaf, now int64, gen generation) (*Le
 			return nil, err
 		}
 	}
-	certs, n := v.cachedCertificates(f, drafts, now, gen)
-	if v.cfg.Limits.Allow != nil && !f.own && !v.cfg.Limits.Allow(f.presenter, n) {
+	sealed := v.unseal(f, known, drafts, now, gen)
+	certs, n := v.cachedCertificates(f, drafts[sealed:], now, gen)
+	if n > 0 && v.cfg.Limits.Allow != nil && !f.own && !v.cfg.Limits.Allow(f.presenter, n) {
 		return nil, refusef(whole, v1.Reason_REASON_CHAIN_COLD_LIMIT, "%d signatures for %s", n, f.presenter)
 	}
-	if err := v.checkSignatures(f, drafts, certs, now, gen); err != nil {
+	if err := v.checkSignatures(f, drafts[sealed:], certs, now, gen); err != nil {
 		return nil, err
 	}
 	f.seal(v, drafts, gen)
@@ -112,7 +113,7 @@ func (f *frame) handles(x *Leaf, keys KeyView, now int64) [][32]byte {
 	if key, found := keys.GrantKey(x.root.keyIssuer, x.root.keyID, time.UnixMilli(now)); found {
 		list = append(list, keyHash(key))
 	}
-	return list
+	return append(list, x.root.pastHandles()...)
 }
 
 // cachedCertificates returns the cached certificate of every draft, nil for those that must be verified, and how many
@@ -147,6 +148,7 @@ func (v *Verifier) checkSignatures(f *frame, drafts []*draft, certs []*certifica
 			if c, err = v.verifyCertificate(s, d, now, gen); err != nil {
 				return err
 			}
+			c.der = s.certs()
 			v.certs.put(s.key, c)
 		} else if err := c.checkSigner(d); err != nil {
 			return err
@@ -154,7 +156,7 @@ func (v *Verifier) checkSignatures(f *frame, drafts []*draft, certs []*certifica
 		if err := c.checkHop(d); err != nil {
 			return err
 		}
-		d.certs = s.certs()
+		d.certs = c.der
 		d.certSince, d.certUntil = max(d.parent.certSince, c.since), min(d.parent.certUntil, c.until)
 	}
 	return nil
@@ -198,5 +200,6 @@ func (f *frame) seal(v *Verifier, drafts []*draft, gen generation) {
 	}
 	for _, d := range drafts {
 		v.links.put([sigSize]byte(d.statement.GetSignature()), d.Leaf)
+		v.seals.put(d.sealKey, seal{gen, d.certSince, d.certUntil})
 	}
 }

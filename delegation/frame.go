@@ -31,6 +31,7 @@ func ParseChain(raw []byte) (*v1.DelegationChain, error) {
 type frame struct {
 	presenter identity.AgentID
 	own       bool // a grant of this process: nobody presents it, nobody pays for it
+	held      bool // the presenter is the last delegate, who renews it
 	grant     *v1.SignedStatement
 	hops      []*v1.SignedStatement
 	signers   [MaxHops]signer

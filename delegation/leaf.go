@@ -25,6 +25,7 @@ type Leaf struct {
 	statement  *v1.SignedStatement
 	certs      [][]byte // DER of the signer, leaf first; nil for a grant
 	link       [32]byte
+	sealKey    [32]byte
 	lastIssued int64 // latest issued_at of all statements
 	certSince  int64 // the interval in which the certificates of all hops verify
 	certUntil  int64
@@ -43,6 +44,9 @@ type root struct {
 	keyID       string
 	key         ed25519.PublicKey
 	lineage     int64
+	previous    []byte             // of a renewal: the last statement of the chain before it
+	history     []*v1.PastActor    // who acted before the renewals
+	past        []identity.AgentID // the actors of history
 }
 
 // claims is what every statement says. They are verified in a Leaf and only claimed in a draft.

@@ -51,8 +51,9 @@ const (
 	sigSize      = 64
 	wireVersion  = 1
 	cacheShards  = 64
-	defaultLinks = 65536 // verified prefixes
-	defaultCerts = 16384 // verified certificates
+	defaultLinks = 4096    // verified prefixes, 3 to 4 KiB each
+	defaultSeals = 1 << 19 // 100,000 chains of a grant and three hops, about 100 bytes each
+	defaultCerts = 16384   // verified certificates
 	// MaxRemembered bounds the chains that one connection may refer to; the oldest leaves first.
 	MaxRemembered = 1024
 )
@@ -65,7 +66,11 @@ type Limits struct {
 	Allow func(peer identity.AgentID, n int) bool
 	// Lineage bounds the renewals of one chain id; 0 is DefaultLineage, more than MaxLineage is refused.
 	Lineage time.Duration
-	// CachedLinks and CachedCerts bound the verified-prefix and certificate caches; 0 is the default of 65,536 and 16,384.
+	// CachedLinks bounds the verified prefixes that are kept whole, which a chain is compared with and nothing more; 0 is 4,096.
 	CachedLinks int
+	// CachedSeals bounds the prefixes of which is only known that their signatures verify: their chains are read again from their
+	// bytes, which costs microseconds and no signature; 0 is 524,288.
+	CachedSeals int
+	// CachedCerts bounds the certificate cache; 0 is 16,384.
 	CachedCerts int
 }

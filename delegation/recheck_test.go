@@ -220,6 +220,9 @@ func TestLeaf(t *testing.T) {
 		t.Errorf("Chain() = %v, want %v", x.Chain(), p.chain)
 	}
 	links := x.Links()
+	if again := x.Links(); &again[0] != &links[0] {
+		t.Error("Links() made the links twice")
+	}
 	if len(links) != 3 || links[0].GetDelegator() != authority || links[2].GetDelegate() != s.c.id.String() || links[1].GetDepth() != 1 {
 		t.Errorf("Links() = %v", links)
 	}

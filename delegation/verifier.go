@@ -49,6 +49,7 @@ type Verifier struct {
 	lineage time.Duration
 	latest  atomic.Int64                 // highest time seen, in milliseconds
 	links   *cache[[sigSize]byte, *Leaf] // by the signature of the last statement
+	seals   *cache[[digestSize]byte, seal]
 	certs   *cache[[digestSize]byte, *certificate]
 }
 
@@ -61,21 +62,25 @@ func NewVerifier(cfg Config) (*Verifier, error) {
 		return nil, errors.New("new verifier: keys, bundles, their generation and a clock are needed")
 	case cfg.Limits.Lineage < 0 || cfg.Limits.Lineage > MaxLineage:
 		return nil, errors.New("new verifier: lineage limit out of range")
-	case cfg.Limits.CachedLinks < 0 || cfg.Limits.CachedCerts < 0:
+	case cfg.Limits.CachedLinks < 0 || cfg.Limits.CachedSeals < 0 || cfg.Limits.CachedCerts < 0:
 		return nil, errors.New("new verifier: negative cache size")
 	}
 	v := &Verifier{cfg: cfg, lineage: cfg.Limits.Lineage}
 	if v.lineage == 0 {
 		v.lineage = DefaultLineage
 	}
-	links, certs := cfg.Limits.CachedLinks, cfg.Limits.CachedCerts
+	links, seals, certs := cfg.Limits.CachedLinks, cfg.Limits.CachedSeals, cfg.Limits.CachedCerts
 	if links == 0 {
 		links = defaultLinks
+	}
+	if seals == 0 {
+		seals = defaultSeals
 	}
 	if certs == 0 {
 		certs = defaultCerts
 	}
 	v.links, v.certs = newCache[[sigSize]byte, *Leaf](links), newCache[[digestSize]byte, *certificate](certs)
+	v.seals = newCache[[digestSize]byte, seal](seals)
 	return v, nil
 }
 
@@ -130,7 +135,7 @@ func (v *Verifier) now() (int64, error) {
 	for {
 		latest := v.latest.Load()
 		if now < latest-clockStep.Milliseconds() {
-			return 0, refusef(whole, v1.Reason_REASON_CHAIN_TIME, "the clock stepped back by %d ms", latest-now)
+			return now, refusef(whole, v1.Reason_REASON_CHAIN_TIME, "the clock stepped back by %d ms", latest-now)
 		}
 		if now <= latest || v.latest.CompareAndSwap(latest, now) {
 			return now, nil
@@ -169,10 +174,13 @@ func (v *Verifier) keyHolds(r *root, now int64) bool {
 	return found && key.Equal(r.key)
 }
 
-// checkFrame is step 8 for a chain, or for a grant that nobody presents.
+// checkFrame is step 8 for a chain, for a grant that nobody presents, or for a chain that its holder renews.
 func (v *Verifier) checkFrame(f *frame, x *Leaf) error {
 	if f.own {
 		return v.checkAudience(x)
+	}
+	if f.held {
+		return v.checkHolder(x, f.presenter)
 	}
 	return v.checkPresenter(x, f.presenter)
 }

@@ -44,6 +44,11 @@ type Record struct {
 	// NotBeforeMs is when the id was registered anew: nothing issued for it earlier is meant to be valid. Nothing compares it yet,
 	// as no id can be registered anew.
 	NotBeforeMs int64
+	// SingleProcess says that at most one process may be this agent at a time: a second one is refused. Without it a second one is
+	// recorded only.
+	SingleProcess bool
+	// Replicated says that the authority knows of more than one live process of this agent now.
+	Replicated bool
 }
 
 // Registry looks up verified peers. Implementations are safe for concurrent use and never block.

@@ -20,8 +20,12 @@ func ServerTLS(src Source) *tls.Config {
 		SessionTicketsDisabled: true,
 		NextProtos:             []string{"h2"},
 		ClientAuth:             tls.RequireAnyClientCert,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			return ownCertificate(src)
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			cert, svid, err := ownCertificate(src)
+			if err == nil {
+				note(hello.Conn, svid)
+			}
+			return cert, err
 		},
 		VerifyPeerCertificate: verifyAs(src, func(id spiffeid.ID) error {
 			own, err := src.GetX509SVID()
@@ -45,7 +49,8 @@ func ClientTLS(src Source, want AgentID) *tls.Config {
 		// The name check is replaced, not dropped: VerifyPeerCertificate demands the exact SPIFFE ID.
 		InsecureSkipVerify: true, //nolint:gosec // G402: verification is by SPIFFE ID below.
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return ownCertificate(src)
+			cert, _, err := ownCertificate(src)
+			return cert, err
 		},
 		//nolint:gosec // G123: no handshake is resumed, because there is no ClientSessionCache.
 		VerifyPeerCertificate: verifyAs(src, func(id spiffeid.ID) error {
@@ -57,16 +62,16 @@ func ClientTLS(src Source, want AgentID) *tls.Config {
 	}
 }
 
-func ownCertificate(src Source) (*tls.Certificate, error) {
+func ownCertificate(src Source) (*tls.Certificate, *x509svid.SVID, error) {
 	svid, err := src.GetX509SVID()
 	if err != nil {
-		return nil, fmt.Errorf("own SVID: %w", err)
+		return nil, nil, fmt.Errorf("own SVID: %w", err)
 	}
 	cert := &tls.Certificate{PrivateKey: svid.PrivateKey, Leaf: svid.Certificates[0]}
 	for _, c := range svid.Certificates {
 		cert.Certificate = append(cert.Certificate, c.Raw)
 	}
-	return cert, nil
+	return cert, svid, nil
 }
 
 func verifyAs(src Source, admit func(spiffeid.ID) error) func([][]byte, [][]*x509.Certificate) error {

@@ -241,3 +241,50 @@ func TestPeerFromTLSRefusals(t *testing.T) {
 		t.Errorf("PeerFromLeaf(no server usage) = %v", err)
 	}
 }
+
+// TestShownConnKeepsWhatItHasShown: the SVID of a process is replaced, that of a connection is not.
+func TestShownConnKeepsWhatItHasShown(t *testing.T) {
+	w := meshtest.New(t)
+	server, client := w.Source(w.ID("acme", "writer")), w.Source(w.ID("acme", "relay"))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrapped := identity.ShownListener{Listener: l}
+	defer func() { _ = wrapped.Close() }()
+	done := make(chan *identity.ShownConn, 1)
+	go func() {
+		raw, err := wrapped.Accept()
+		if err != nil {
+			done <- nil
+			return
+		}
+		shown, ok := raw.(*identity.ShownConn)
+		if !ok || shown.SVID() != nil || tls.Server(raw, identity.ServerTLS(server)).HandshakeContext(t.Context()) != nil {
+			shown = nil
+		}
+		done <- shown
+	}()
+	raw, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = raw.Close() }()
+	c := tls.Client(raw, identity.ClientTLS(client, server.ID()))
+	if err := c.HandshakeContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	shown := <-done
+	if shown == nil {
+		t.Fatal("the connection knows an SVID before its handshake, or none")
+	}
+	defer func() { _ = shown.Close() }()
+	server.Rotate()
+	if got := shown.SVID(); got == nil || !got.Certificates[0].Equal(c.ConnectionState().PeerCertificates[0]) {
+		t.Error("the connection does not know the certificate that its peer has seen")
+	}
+	_ = wrapped.Close()
+	if c, err := wrapped.Accept(); err == nil || c != nil {
+		t.Errorf("Accept() on a closed listener = %v, %v", c, err)
+	}
+}

@@ -11,7 +11,6 @@ import (
 	"github.com/safeconduct/safeconduct/audit"
 	"github.com/safeconduct/safeconduct/delegation"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
-	"github.com/safeconduct/safeconduct/identity"
 	"github.com/safeconduct/safeconduct/internal/mutant"
 	"github.com/safeconduct/safeconduct/policy"
 )
@@ -143,6 +142,9 @@ func (in *Interaction) later(env *v1.Envelope, now time.Time) *Denial {
 	if d := in.call.Session.refresh(in.e, now); d != nil {
 		return d
 	}
+	if d := in.call.Session.second(); d != nil {
+		return d
+	}
 	return in.call.Session.gate(now)
 }
 
@@ -169,6 +171,9 @@ func (in *Interaction) decide(ctx context.Context, env *v1.Envelope, req proto.M
 	if d != nil {
 		return d
 	}
+	if d := in.checkProofRule(env, carried); d != nil {
+		return d
+	}
 	if r := env.GetRecipient(); r != "" && r != self.String() {
 		return denyf(v1.Reason_REASON_CHAIN_AUDIENCE, "recipient %q", r)
 	}
@@ -179,7 +184,7 @@ func (in *Interaction) decide(ctx context.Context, env *v1.Envelope, req proto.M
 	if d != nil && first {
 		return d
 	}
-	key := replayKey(peer.Agent, env.GetId())
+	key := directKey(peer.Agent, env.GetId())
 	if first && in.e.replay.seen(key, now) && !mutant.Off(mutant.Replay) {
 		return denyf(v1.Reason_REASON_REPLAYED, "envelope id was admitted before")
 	}
@@ -265,6 +270,9 @@ func (in *Interaction) authorize(env *v1.Envelope, req proto.Message, now time.T
 			return none, denyf(v1.Reason_REASON_SCOPE_MISSING, "the method needs %s on %q", scope, resource)
 		}
 	}
+	if d := in.checkProof(env); d != nil {
+		return none, d
+	}
 	return in.askPolicy(env, resource, now)
 }
 
@@ -276,9 +284,8 @@ func (in *Interaction) checkMembers(leaf *delegation.Leaf) *Denial {
 	if s.cleared(link, generation) {
 		return nil
 	}
-	for _, l := range leaf.Links() {
-		id, err := identity.ParseAgent(l.GetDelegate())
-		if err == nil && id == in.e.cfg.Self {
+	for _, id := range leaf.Members() {
+		if id == in.e.cfg.Self {
 			continue // the last delegate is this endpoint
 		}
 		rec := in.e.cfg.Registry.Agent(id)
@@ -291,7 +298,7 @@ func (in *Interaction) checkMembers(leaf *delegation.Leaf) *Denial {
 }
 
 func (in *Interaction) setLeaf(leaf *delegation.Leaf) {
-	in.leaf, in.chainID, in.link, in.origin = leaf, leaf.ChainID(), leaf.Link(), leaf.Principal()
+	in.leaf, in.chainID, in.link = leaf, leaf.ChainID(), leaf.Link()
 }
 
 func (in *Interaction) askPolicy(env *v1.Envelope, resource []string, now time.Time) (policy.Permit, *Denial) {
@@ -308,7 +315,7 @@ func (in *Interaction) askPolicy(env *v1.Envelope, resource []string, now time.T
 	}
 	permit, decision := in.e.cfg.Engine.Decide(req)
 	in.mu.Lock()
-	in.decision, in.input = decision, decisionInput(req, in.e.cfg.Self, now)
+	in.decision, in.question = decision, ask(req, now)
 	in.mu.Unlock()
 	if !decision.Allowed() {
 		return policy.Permit{}, deny(decision.Reason, errors.New(decision.Cause))
@@ -332,11 +339,15 @@ func (in *Interaction) converse(env *v1.Envelope, l policy.Label, now time.Time)
 
 // commit spends the message's id and writes the intent record: last, so that a refused message burns nothing.
 func (in *Interaction) commit(ctx context.Context, key [32]byte, now time.Time) *Denial {
-	switch fresh, full := in.e.replay.insert(in.call.Session.peer.Tenant, key, now); {
-	case full:
-		return denyf(v1.Reason_REASON_LIMIT, "the replay set of the tenant is full")
+	until := time.UnixMilli(in.env.GetDeadlineUnixMs()).Add(clockSkew)
+	switch fresh, err := in.e.replay.insert(in.call.Session.tenantName, key, until, now); {
+	case err != nil:
+		return replayDenial(err)
 	case !fresh && !mutant.Off(mutant.Replay):
 		return denyf(v1.Reason_REASON_REPLAYED, "envelope id was admitted before")
+	}
+	if d := in.spend(ctx); d != nil {
+		return d
 	}
 	return in.recordIntent(ctx, classOf(in.method), nil)
 }

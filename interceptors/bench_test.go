@@ -24,18 +24,21 @@ import (
 type bench struct {
 	end     *meshtest.Endpoint
 	session *interceptors.Session
+	dir     string // of the log
+	log     *audit.Log
 	env     *v1.Envelope
 	req     *meshpb.ForeignRequest
 	resp    *meshpb.ForeignResponse
 }
 
-func newBench(b *testing.B) *bench {
+func newBench(b testing.TB) *bench {
 	b.Helper()
 	w := meshtest.New(b)
 	first, second, relay, writer := w.Agent("acme", "first"), w.Agent("acme", "second"), w.Agent("acme", "relay"), w.Agent("acme", "writer")
 	resource := []string{"agent", "writer"}
 	w.Table.Allow("acme", meshtest.DefaultClass, "mesh.foreign", resource, false, writer.String())
-	log, err := audit.Open(b.TempDir(), audit.Config{Origin: meshtest.TrustDomain + "/safeconduct/bench", BufferBytes: 16 << 20})
+	dir := b.TempDir()
+	log, err := audit.Open(dir, audit.Config{Origin: meshtest.TrustDomain + "/safeconduct/bench", BufferBytes: 16 << 20})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -49,7 +52,7 @@ func newBench(b *testing.B) *bench {
 		c.Audit, c.AgentBudget, c.TenantBudget, c.ReplayKeys = log, budget, budget, math.MaxInt
 	})
 	out := &bench{
-		end: end, session: w.Session(b, end, relay),
+		end: end, session: w.Session(b, end, relay), dir: dir, log: log,
 		req: &meshpb.ForeignRequest{Text: strings.Repeat("x", 1<<10)}, resp: &meshpb.ForeignResponse{Text: strings.Repeat("y", 1<<10)},
 	}
 	payload, err := proto.Marshal(out.req)
@@ -66,7 +69,8 @@ func newBench(b *testing.B) *bench {
 }
 
 // deliver is what the dispatcher of runtime does with one Envelope, less decoding and the handler.
-func (x *bench) deliver(b *testing.B) {
+func (x *bench) deliver(b testing.TB) {
+	b.Helper()
 	var err error
 	ctx, in, err := x.end.Open(context.Background(), &interceptors.Call{
 		Session: x.session, Procedure: x.env.GetMethod(), Transport: interceptors.TransportDeliver,
@@ -117,4 +121,26 @@ func sessionLink(b *testing.B, x *bench) []byte {
 	}
 	link := leaf.Link()
 	return link[:]
+}
+
+// BenchmarkOutgoing is what a call costs its caller in records: an intent before it is sent, an outcome when it has ended.
+func BenchmarkOutgoing(b *testing.B) {
+	x := newBench(b)
+	leaf, err := x.end.Present(context.Background(), &interceptors.Call{Session: x.session}, x.env.GetChain())
+	if err != nil {
+		b.Fatal(err)
+	}
+	m := x.end.Methods().Lookup(foreign)
+	callee := x.session.Peer().Agent
+	receipt := audit.Position{Seq: 1 << 20}.Proto()
+	b.ReportAllocs()
+	for b.Loop() {
+		o, err := x.end.OpenOutgoing(context.Background(), callee, x.env, leaf, m)
+		if err == nil {
+			err = o.Close(nil, receipt, 1<<10)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -26,6 +26,7 @@ type Conversation struct {
 	id    []byte
 	mu    sync.Mutex
 	label policy.Label
+	proto *v1.Label // label for the wire, made once until it worsens
 	used  time.Time
 	peer  identity.AgentID // who started it
 }
@@ -44,7 +45,26 @@ func (c *Conversation) Label() policy.Label {
 func (c *Conversation) Taint(l policy.Label) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.label = policy.Join(c.label, l)
+	c.join(l)
+}
+
+// Control returns Label for the wire. Messages share it: nobody may change it.
+func (c *Conversation) Control() *v1.Label {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.proto == nil {
+		c.proto = c.label.Proto()
+	}
+	return c.proto
+}
+
+// join worsens the label by l. The caller holds mu.
+func (c *Conversation) join(l policy.Label) {
+	joined := policy.Join(c.label, l)
+	if !joined.Equal(c.label) {
+		c.proto = nil
+	}
+	c.label = joined
 }
 
 func (c *Conversation) idleSince() time.Time {
@@ -79,7 +99,8 @@ func (cs *conversations) join(leaf *delegation.Leaf, id []byte, l policy.Label, 
 	c, created := cs.find(k, l, now, peer)
 	if !created {
 		c.mu.Lock()
-		c.label, c.used = policy.Join(c.label, l), now
+		c.join(l)
+		c.used = now
 		c.mu.Unlock()
 	}
 	return c

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
+	"github.com/safeconduct/safeconduct/internal/mutant"
 )
 
 // Code is a status code, numbered as gRPC and Connect both number theirs.
@@ -73,15 +74,19 @@ func (d *Denial) Message() string { return fixedText(d.Code) }
 // ReasonName returns a reason without the prefix of its enum.
 func ReasonName(r v1.Reason) string { return strings.TrimPrefix(r.String(), "REASON_") }
 
-// deny makes a Denial; the table of wire reasons gives its code.
-func deny(r v1.Reason, err error) *Denial { return &Denial{Code: wireOf(r).code, Reason: r, Err: err} }
+// deny makes the Denial of a check that has failed. In a build with the tag `mutants` a test may switch the check off, and the result is
+// nil.
+func deny(r v1.Reason, err error) *Denial { return mutant.Held(r, Refuse(r, err)) }
 
 func denyf(r v1.Reason, format string, args ...any) *Denial {
-	return deny(r, fmt.Errorf(format, args...))
+	return mutant.Held(r, Refuse(r, fmt.Errorf(format, args...)))
 }
 
-// Refuse returns a Denial for r. Handlers of the product's own services use it, so that their refusals look like the core's.
-func Refuse(r v1.Reason, err error) *Denial { return deny(r, err) }
+// Refuse returns a Denial for r; the table of wire reasons gives its code. Handlers of the product's own services use it, so that
+// their refusals look like the core's.
+func Refuse(r v1.Reason, err error) *Denial {
+	return &Denial{Code: wireOf(r).code, Reason: r, Err: err}
+}
 
 func fixedText(c Code) string {
 	switch c {

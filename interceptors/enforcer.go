@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/safeconduct/safeconduct/audit"
@@ -31,17 +32,30 @@ type Config struct {
 	Meter *conduct.Meter
 	// ReplayKeys bounds the admitted messages remembered per tenant; 0 is 1,000,000.
 	ReplayKeys int
+	// Replay remembers which invocation proofs were spent, for all transports. Nil is a store in memory, which forgets them with
+	// the process.
+	Replay delegation.ReplayStore
+	// DuplicateGrace is for how long at most a peer's connection takes new calls, and DuplicateSlack for how long at most a handshake
+	// may last: a peer that uses an old key for longer, after it has used a new one, is two processes. Zeros are the defaults.
+	DuplicateGrace, DuplicateSlack time.Duration
 }
 
 // Enforcer guards one endpoint. It is safe for concurrent use.
 type Enforcer struct {
-	cfg      Config
-	party    *v1.Party // the endpoint itself in records; shared and never changed
-	meter    *conduct.Meter
-	replay   *replaySet
-	talks    conversations
-	refusals refusals // before any call
-	denials  refusals // of calls
+	cfg    Config
+	party  *v1.Party // the endpoint itself in records; shared and never changed
+	own    atomic.Pointer[pinnedRecord]
+	drafts sync.Pool
+	meter  *conduct.Meter
+	replay *MemoryReplay          // ids of direct messages; rebuilt from the audit log at start
+	proofs delegation.ReplayStore // of invocation proofs
+
+	presencesMu  sync.Mutex
+	presences    map[identity.AgentID]*presence
+	grace, slack time.Duration
+	talks        conversations
+	refusals     refusals // before any call
+	denials      refusals // of calls
 }
 
 // New returns an enforcer, or an error that names what is missing.
@@ -65,7 +79,21 @@ func New(cfg Config) (*Enforcer, error) {
 	if cfg.Meter == nil {
 		cfg.Meter = conduct.NewMeter(cfg.AgentBudget, cfg.TenantBudget)
 	}
-	return &Enforcer{cfg: cfg, party: &v1.Party{SpiffeId: cfg.Self.String()}, meter: cfg.Meter, replay: newReplaySet(cfg.ReplayKeys)}, nil
+	e := &Enforcer{
+		cfg: cfg, party: &v1.Party{SpiffeId: cfg.Self.String()}, meter: cfg.Meter, proofs: cfg.Replay,
+		replay: NewMemoryReplay(cfg.ReplayKeys, directLife, cfg.Now),
+	}
+	e.presences, e.grace, e.slack = map[identity.AgentID]*presence{}, cfg.DuplicateGrace, cfg.DuplicateSlack
+	if e.grace <= 0 {
+		e.grace = DefaultDuplicateGrace
+	}
+	if e.slack <= 0 {
+		e.slack = DefaultDuplicateSlack
+	}
+	if e.proofs == nil {
+		e.proofs = NewMemoryReplay(cfg.ReplayKeys, proofLife, cfg.Now)
+	}
+	return e, nil
 }
 
 // Self returns the endpoint's own identity.
@@ -81,8 +109,9 @@ func (e *Enforcer) Methods() *Methods { return e.cfg.Methods }
 // It is called for the intent records of the audit log before the first connection is accepted.
 // An error means that the replay set has no room for it, and that serving would risk a second effect.
 func (e *Enforcer) Admitted(sender identity.AgentID, id []byte) error {
-	if _, full := e.replay.insert(sender.Tenant(), replayKey(sender, id), e.cfg.Now()); full {
-		return deny(v1.Reason_REASON_LIMIT, errors.New("the replay set of the tenant is full"))
+	now := e.cfg.Now()
+	if _, err := e.replay.insert(sender.Tenant().String(), directKey(sender, id), now.Add(directLife), now); err != nil {
+		return replayDenial(err)
 	}
 	return nil
 }

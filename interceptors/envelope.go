@@ -9,8 +9,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"google.golang.org/protobuf/proto"
-
+	"github.com/safeconduct/safeconduct/delegation"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/policy"
 )
@@ -40,7 +39,7 @@ const (
 )
 
 // understood are the Envelope fields that a peer may list as critical: what this version honours.
-var understood = []uint32{1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 21, 24, 27, 30, 34}
+var understood = []uint32{1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 21, 23, 24, 27, 30, 34}
 
 // checkShape holds the bounds of the fields that every route shares. It reads unverified data and can only deny.
 func checkShape(e *v1.Envelope) *Denial {
@@ -53,6 +52,8 @@ func checkShape(e *v1.Envelope) *Denial {
 	}
 	in := e.GetIntent()
 	switch {
+	case !ValidText(e):
+		return malformed("a string is not UTF-8")
 	case len(e.GetId()) != 16:
 		return malformed("id is not 16 bytes")
 	case len(e.GetMethod()) > maxMethod || len(e.GetPayloadType()) > maxMethod:
@@ -72,7 +73,7 @@ func checkShape(e *v1.Envelope) *Denial {
 		return limit("tenant or recipient")
 	case len(e.GetChainRef()) != 0 && len(e.GetChainRef()) != 32:
 		return malformed("chain reference is not 32 bytes")
-	case e.GetChain() != nil && proto.Size(e.GetChain()) > maxChain:
+	case e.GetChain() != nil && e.GetChain().SizeVT() > maxChain:
 		return limit("chain")
 	case len(e.GetContext()) > maxContextRefs || len(e.GetData()) > maxDataLabels:
 		return limit("context references or data labels")
@@ -91,9 +92,12 @@ func checkShape(e *v1.Envelope) *Denial {
 
 func checkLists(e *v1.Envelope, limit func(string) *Denial) *Denial {
 	for _, ref := range e.GetContext() {
-		if proto.Size(ref) > maxContextRef {
+		if ref.SizeVT() > maxContextRef {
 			return limit("context reference")
 		}
+	}
+	if p := e.GetProof(); p != nil && p.SizeVT() > delegation.MaxWholeProofBytes {
+		return limit("proof")
 	}
 	if len(e.GetMetadata()) > maxMetadataPairs {
 		return limit("metadata pairs")
@@ -115,10 +119,10 @@ func checkAbsent(e *v1.Envelope, malformed func(string) *Denial) *Denial {
 	case e.GetSeq() != 0 || e.GetCredit() != 0 || e.GetHello() != nil || e.GetGoaway() != nil || len(e.GetStatus()) != 0 ||
 		e.GetAudit() != nil || e.GetReceipt() != nil:
 		return malformed("a field of another frame kind is set")
-	case e.GetDelivery() != v1.Delivery_DELIVERY_UNSPECIFIED:
-		return denyf(v1.Reason_REASON_EXTENSION_UNKNOWN, "envelope: stored delivery is not offered")
-	case e.GetProof() != nil || len(e.GetEndorsements()) != 0 || e.GetIdempotencyKey() != "":
-		return denyf(v1.Reason_REASON_EXTENSION_UNKNOWN, "envelope: proofs, endorsements and idempotency keys are not offered")
+	case e.GetDelivery() != v1.Delivery_DELIVERY_UNSPECIFIED && e.GetDelivery() != v1.Delivery_DELIVERY_STORED: // that waits for its proof
+		return denyf(v1.Reason_REASON_EXTENSION_UNKNOWN, "envelope: delivery %d", e.GetDelivery())
+	case len(e.GetEndorsements()) != 0 || e.GetIdempotencyKey() != "":
+		return denyf(v1.Reason_REASON_EXTENSION_UNKNOWN, "envelope: endorsements and idempotency keys are not offered")
 	}
 	return nil
 }

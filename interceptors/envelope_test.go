@@ -105,7 +105,7 @@ func TestEnvelopeBounds(t *testing.T) {
 		{"metadata pairs", func(e *v1.Envelope) { e.Metadata = pairs(16, 3) }, func(e *v1.Envelope) { e.Metadata = pairs(17, 3) }, malformed},
 		{"metadata bytes", func(e *v1.Envelope) { e.Metadata = pairs(16, 64) }, func(e *v1.Envelope) { e.Metadata = append(pairs(15, 64), pairs(1, 65)...) }, malformed},
 		{"critical", func(e *v1.Envelope) { e.Critical = []uint32{6, 7, 9, 11, 13, 15, 17, 30} }, func(e *v1.Envelope) { e.Critical = []uint32{1, 6, 7, 9, 11, 13, 15, 17, 30} }, extension},
-		{"critical that this version lacks", nil, func(e *v1.Envelope) { e.Critical = []uint32{23} }, extension},
+		{"critical that this version lacks", nil, func(e *v1.Envelope) { e.Critical = []uint32{33} }, extension},
 		{"critical of a later version", nil, func(e *v1.Envelope) { e.Critical = []uint32{1000} }, extension},
 		{"sequence", nil, func(e *v1.Envelope) { e.Seq = 1 }, malformed},
 		{"status", nil, func(e *v1.Envelope) { e.Status = []byte{1} }, malformed},
@@ -114,9 +114,11 @@ func TestEnvelopeBounds(t *testing.T) {
 		{"goaway", nil, func(e *v1.Envelope) { e.Goaway = &v1.GoAway{} }, malformed},
 		{"the callee's receipt", nil, func(e *v1.Envelope) { e.Receipt = &v1.SignedStatement{} }, malformed},
 		{"the callee's position", nil, func(e *v1.Envelope) { e.Audit = &v1.AuditReceipt{} }, malformed},
-		{"stored delivery", nil, func(e *v1.Envelope) { e.Delivery = v1.Delivery_DELIVERY_STORED }, extension},
+		{"stored delivery", nil, func(e *v1.Envelope) { e.Delivery = v1.Delivery_DELIVERY_STORED }, v1.Reason_REASON_PROOF_REQUIRED},
 		{"delivery of a later version", nil, func(e *v1.Envelope) { e.Delivery = 7 }, extension},
-		{"proof", nil, func(e *v1.Envelope) { e.Proof = &v1.InvocationProof{} }, extension},
+		{"proof", nil, func(e *v1.Envelope) {
+			e.Proof = &v1.InvocationProof{Statement: &v1.SignedStatement{Payload: make([]byte, 4<<10)}}
+		}, malformed},
 		{"endorsements", nil, func(e *v1.Envelope) { e.Endorsements = repeat(1, &v1.SignedStatement{}) }, extension},
 		{"payload beside the request", nil, func(e *v1.Envelope) { e.Payload = []byte{1} }, malformed},
 		{"digest beside the request", nil, func(e *v1.Envelope) { e.Intent.ArgumentsDigest = make([]byte, 32) }, malformed},

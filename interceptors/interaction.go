@@ -34,24 +34,27 @@ type Interaction struct {
 	env   *v1.Envelope // of the first message
 	sound *v1.Envelope // what CheckCarried let pass
 	leaf  *delegation.Leaf
-	// Copies of what leaf says, for both records.
+	proof *delegation.Invocation // verified, nil without one
+	// Copies of what leaf says, for the records.
 	chainID [16]byte
 	link    [32]byte
-	origin  *v1.Principal
 	until   time.Time // when the handler's context ends
 	permit  atomic.Pointer[policy.Permit]
 	talk    atomic.Pointer[Conversation]
-	intent  atomic.Pointer[audit.Position]
+	pos     audit.Position
+	intent  atomic.Pointer[audit.Position] // nil, or pos
 
 	mu       sync.Mutex
 	denial   *Denial
 	decision policy.Decision
 	claimed  policy.Label
-	input    *v1.DecisionInput
+	question question
 	resource []string
+	recorded []string // resource in the intent record
 	in, out  traffic
 	ahead    uint32 // admissions that stood for no message
 	attached []*v1.ContextRef
+	receipt  *signedReceipt
 	closed   bool
 }
 
@@ -85,6 +88,9 @@ func (in *Interaction) admitCall(refused error) *Denial {
 		return denyf(v1.Reason_REASON_PEER_NO_TLS, "the connection has no verified peer")
 	}
 	if d := s.refresh(in.e, in.started); d != nil {
+		return d
+	}
+	if d := in.e.notice(s, in.started, false); d != nil {
 		return d
 	}
 	if d := s.gate(in.started); d != nil {

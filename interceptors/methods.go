@@ -121,6 +121,9 @@ func (m *Method) compile() error {
 		if in.GetAction() != "" {
 			return errors.New("an open method declares no action")
 		}
+		if m.promisesProof() {
+			return errors.New("an open method has no chain for a proof or a receipt")
+		}
 		return nil
 	}
 	switch {
@@ -133,8 +136,8 @@ func (m *Method) compile() error {
 		return errors.New("KEYED results are not kept by this version; declare no idempotency")
 	case in.GetMaxDepth() > policy.MaxDepth:
 		return fmt.Errorf("max_depth %d is above %d", in.GetMaxDepth(), policy.MaxDepth)
-	case in.GetRequireProof() || in.GetSignedReceipt():
-		return errors.New("invocation proofs and signed receipts are not offered by this version")
+	case m.promisesProof() && (m.ClientStream || m.ServerStream):
+		return errors.New("require_proof and signed_receipt are for unary methods: a stream has no place for either")
 	case len(in.GetScopes()) > maxScopes || len(in.GetFacts()) > maxFacts:
 		return errors.New("more than 8 scopes or 16 facts")
 	case slices.ContainsFunc(in.GetScopes(), func(s string) bool { return !policy.ValidAction(s) }):
@@ -164,6 +167,10 @@ func (m *Method) compile() error {
 		m.facts = append(m.facts, factPath{f.GetKey(), path})
 	}
 	return nil
+}
+
+func (m *Method) promisesProof() bool {
+	return m.Intent.GetRequireProof() || m.Intent.GetSignedReceipt()
 }
 
 // ruledField returns the first field of a request, at any depth, that declares a FieldRule: a rule that would be ignored is refused.

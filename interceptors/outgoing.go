@@ -36,36 +36,38 @@ type Outgoing struct {
 	e       *Enforcer
 	id      [16]byte
 	started time.Time
-	ev      *v1.AuditEvent
+	callee  identity.AgentID
+	chainID [16]byte
+	sent    uint64 // bytes of the request
 	class   audit.Class
 	pos     audit.Position
+	receipt *signedReceipt
 	closed  atomic.Bool
 }
 
 // OpenOutgoing records the intent to send env to callee. Nothing may be sent when it returns an error.
 func (e *Enforcer) OpenOutgoing(ctx context.Context, callee identity.AgentID, env *v1.Envelope, leaf *delegation.Leaf, m *Method) (*Outgoing, error) {
-	o := &Outgoing{e: e, id: randomID(), started: e.cfg.Now(), class: classOf(m)}
-	o.ev = &v1.AuditEvent{
-		Kind: v1.EventKind_EVENT_KIND_CALL, Phase: v1.EventPhase_EVENT_PHASE_INTENT, Direction: v1.EventDirection_EVENT_DIRECTION_OUTBOUND,
-		InteractionId: o.id[:], DecisionId: o.id[:], EnvelopeId: env.GetId(), CausationId: env.GetCausation(), ConversationId: env.GetConversation(),
-		Method: env.GetMethod(), Action: env.GetIntent().GetAction(), Purpose: env.GetIntent().GetPurpose(), Resource: env.GetIntent().GetResource(),
-		Tenant: e.cfg.Self.Tenant().Name(), PeerTenant: callee.Tenant().Name(), Transport: "deliver",
-		Actor: &v1.Party{SpiffeId: e.cfg.Self.String()}, Peer: &v1.Party{SpiffeId: callee.String()},
-		Decision: v1.EventDecision_EVENT_DECISION_ALLOW, ControlClaimed: env.GetControl(), DeadlineUnixMs: env.GetDeadlineUnixMs(),
-		RequestBytes: uint64(len(env.GetPayload())),
-	}
-	if rec := e.cfg.Registry.Agent(e.cfg.Self); rec != nil {
-		o.ev.Actor.AgentClass = rec.Class
+	o := &Outgoing{e: e, id: randomID(), started: e.cfg.Now(), callee: callee, sent: uint64(len(env.GetPayload())), class: classOf(m)}
+	d := e.draft()
+	defer e.discard(d)
+	ev := o.head(d, v1.EventPhase_EVENT_PHASE_INTENT)
+	ev.EnvelopeId, ev.CausationId, ev.ConversationId = env.GetId(), env.GetCausation(), env.GetConversation()
+	ev.Method, ev.Action, ev.Purpose, ev.Resource = env.GetMethod(), env.GetIntent().GetAction(), env.GetIntent().GetPurpose(), env.GetIntent().GetResource()
+	ev.PeerTenant, ev.Transport, ev.Actor = callee.Tenant().Name(), TransportDeliver.String(), e.ownParty()
+	ev.Decision, ev.ControlClaimed = v1.EventDecision_EVENT_DECISION_ALLOW, env.GetControl()
+	ev.DeadlineUnixMs, ev.RequestBytes = env.GetDeadlineUnixMs(), o.sent
+	if p := env.GetProof(); p != nil {
+		ev.InvocationJti = delegation.ClaimedJTI(p)
 	}
 	if leaf != nil {
-		chainID := leaf.ChainID()
-		o.ev.ChainId, o.ev.Depth, o.ev.MaxDepth, o.ev.Origin, o.ev.TaskId = chainID[:], leaf.Depth()+1, leaf.MaxDepth(), leaf.Principal(), leaf.TaskID()
+		o.chainID = leaf.ChainID()
+		ev.ChainId, ev.Depth, ev.MaxDepth, ev.Origin, ev.TaskId = o.chainID[:], leaf.Depth()+1, leaf.MaxDepth(), leaf.Principal(), leaf.TaskID()
 	}
 	class := o.class
 	if class == audit.Reply {
 		class = audit.Buffered
 	}
-	pos, err := e.cfg.Audit.Append(ctx, class, o.ev)
+	pos, err := e.cfg.Audit.Append(ctx, class, ev)
 	if err != nil {
 		d := denyf(v1.Reason_REASON_AUDIT_UNAVAILABLE, "intent record of an outgoing call: %w", err)
 		d.DecisionID = o.id
@@ -73,6 +75,31 @@ func (e *Enforcer) OpenOutgoing(ctx context.Context, callee identity.AgentID, en
 	}
 	o.pos = pos
 	return o, nil
+}
+
+// head fills what both records of the call say. The callee's name makes an outcome worth something where the segment of its intent
+// is not there any more.
+func (o *Outgoing) head(d *draft, phase v1.EventPhase) *v1.AuditEvent {
+	ev := &d.ev
+	ev.Kind, ev.Phase, ev.Direction = v1.EventKind_EVENT_KIND_CALL, phase, v1.EventDirection_EVENT_DIRECTION_OUTBOUND
+	ev.InteractionId, ev.DecisionId, ev.Tenant = o.id[:], o.id[:], o.e.cfg.Self.Tenant().Name()
+	ev.Peer = d.other(o.callee.String())
+	return ev
+}
+
+// ownParty returns the endpoint as the records of its own calls name it.
+func (e *Enforcer) ownParty() *v1.Party {
+	generation := e.cfg.Registry.Generation()
+	pin := e.own.Load()
+	if pin == nil || pin.generation != generation {
+		pin = &pinnedRecord{generation: generation, record: e.cfg.Registry.Agent(e.cfg.Self)}
+		pin.party = &v1.Party{SpiffeId: e.cfg.Self.String()}
+		if pin.record != nil {
+			pin.party.AgentClass = pin.record.Class
+		}
+		e.own.Store(pin)
+	}
+	return pin.party
 }
 
 // Position returns where the intent record stands.
@@ -91,19 +118,15 @@ func (o *Outgoing) Close(err error, receipt *v1.AuditReceipt, bytesIn int) error
 	if o.closed.Swap(true) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
-	defer cancel()
-	ev := &v1.AuditEvent{
-		Kind: o.ev.GetKind(), Phase: v1.EventPhase_EVENT_PHASE_OUTCOME, Direction: o.ev.GetDirection(), InteractionId: o.id[:], DecisionId: o.id[:],
-		EnvelopeId: o.ev.GetEnvelopeId(), CausationId: o.ev.GetCausationId(), ConversationId: o.ev.GetConversationId(), Method: o.ev.GetMethod(),
-		Action: o.ev.GetAction(), Resource: o.ev.GetResource(), Tenant: o.ev.GetTenant(), PeerTenant: o.ev.GetPeerTenant(),
-		Transport: o.ev.GetTransport(), Actor: o.ev.GetActor(), Peer: o.ev.GetPeer(), Origin: o.ev.GetOrigin(), ChainId: o.ev.GetChainId(),
-		Decision: v1.EventDecision_EVENT_DECISION_ALLOW, PeerReceipt: receipt,
-		Outcome: &v1.Outcome{
-			Code: uint32(CodeOf(err)), BytesOut: o.ev.GetRequestBytes(), BytesIn: uint64(bytesIn), //nolint:gosec // G115: a length.
-			DurationUs: uint64(max(o.e.cfg.Now().Sub(o.started), 0).Microseconds()), //nolint:gosec // G115: clamped at zero.
-		},
-	}
+	d := o.e.draft()
+	defer o.e.discard(d)
+	ev := o.head(d, v1.EventPhase_EVENT_PHASE_OUTCOME)
+	ev.Decision, ev.PeerReceipt = v1.EventDecision_EVENT_DECISION_ALLOW, receipt
+	out := d.end()
+	out.Code, out.BytesOut, out.BytesIn = uint32(CodeOf(err)), o.sent, uint64(bytesIn) //nolint:gosec // G115: a length.
+	out.DurationUs = uint64(max(o.e.cfg.Now().Sub(o.started), 0).Microseconds())       //nolint:gosec // G115: clamped at zero.
+	ev.Outcome = out
+	o.receipt.record(ev)
 	if err != nil {
 		ev.Cause = causeOf(err)
 		var re RemoteError
@@ -114,7 +137,7 @@ func (o *Outgoing) Close(err error, receipt *v1.AuditReceipt, bytesIn int) error
 			}
 		}
 	}
-	if _, aerr := o.e.cfg.Audit.Append(ctx, o.class, ev); aerr != nil {
+	if aerr := o.e.settle(o.class, ev); aerr != nil {
 		d := denyf(v1.Reason_REASON_OUTCOME_UNKNOWN, "outcome record of an outgoing call: %w", aerr)
 		d.DecisionID = o.id
 		return d

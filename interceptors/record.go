@@ -9,7 +9,6 @@ import (
 
 	"github.com/safeconduct/safeconduct/audit"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
-	"github.com/safeconduct/safeconduct/identity"
 	"github.com/safeconduct/safeconduct/policy"
 )
 
@@ -34,7 +33,9 @@ func classOf(m *Method) audit.Class {
 // recordIntent writes the intent record of an allowed call, or, with why, of a refused one. The handler runs only when it
 // returns nil.
 func (in *Interaction) recordIntent(ctx context.Context, class audit.Class, why *Denial) *Denial {
-	ev := in.event(v1.EventPhase_EVENT_PHASE_INTENT)
+	d := in.e.draft()
+	defer in.e.discard(d)
+	ev := in.intentEvent(d)
 	ev.Decision = v1.EventDecision_EVENT_DECISION_ALLOW
 	if why != nil {
 		ev.Decision, ev.Reason, ev.WireReason, ev.Cause = v1.EventDecision_EVENT_DECISION_DENY, why.Reason, why.Wire(), causeOf(why.Err)
@@ -42,9 +43,14 @@ func (in *Interaction) recordIntent(ctx context.Context, class audit.Class, why 
 	if class == audit.Reply {
 		class = audit.Buffered // the durable outcome makes its intent durable too
 	}
-	pos, err := in.append(ctx, class, ev)
+	var chain audit.Speller
+	if in.leaf != nil {
+		chain = (*spelling)(in)
+	}
+	pos, err := in.e.append(ctx, class, ev, chain)
 	if pos != (audit.Position{}) {
-		in.intent.Store(&pos) // also with an error: the record was accepted and must not be written twice
+		in.pos = pos
+		in.intent.Store(&in.pos) // also with an error: the record was accepted and must not be written twice
 	}
 	if err != nil {
 		reason := v1.Reason_REASON_AUDIT_FULL
@@ -62,8 +68,6 @@ func (in *Interaction) recordIntent(ctx context.Context, class audit.Class, why 
 // recordOutcome writes the outcome record, after an intent record where refusal came before one. The context of the call may be
 // over; the record is not.
 func (in *Interaction) recordOutcome(err error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
-	defer cancel()
 	in.mu.Lock()
 	why := in.denial
 	in.mu.Unlock()
@@ -79,13 +83,16 @@ func (in *Interaction) recordOutcome(err error) error {
 		if why == nil {
 			why = &Denial{Code: CodeOf(err), Reason: reasonOfHandler(err), Err: err}
 		}
+		ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
+		defer cancel()
 		if d := in.recordIntent(ctx, audit.Buffered, why); d != nil {
 			return d
 		}
 	}
-	ev := in.event(v1.EventPhase_EVENT_PHASE_OUTCOME)
+	d := in.e.draft()
+	defer in.e.discard(d)
+	ev := in.outcomeEvent(d, err)
 	ev.Decision = v1.EventDecision_EVENT_DECISION_ALLOW
-	ev.Outcome = in.outcome(err)
 	switch {
 	case why != nil:
 		ev.Reason, ev.WireReason, ev.Cause = why.Reason, why.Wire(), causeOf(why.Err)
@@ -96,19 +103,7 @@ func (in *Interaction) recordOutcome(err error) error {
 	case err != nil:
 		ev.Reason, ev.Cause = reasonOfHandler(err), causeOf(err)
 	}
-	_, aerr := in.append(ctx, class, ev)
-	return aerr
-}
-
-// append writes a record, and a shorter one where the log cannot take the whole: a refusal must leave a trace whatever the peer sent.
-func (in *Interaction) append(ctx context.Context, class audit.Class, ev *v1.AuditEvent) (audit.Position, error) {
-	pos, err := in.e.cfg.Audit.Append(ctx, class, ev)
-	if errors.Is(err, audit.ErrTooLarge) || errors.Is(err, audit.ErrInvalid) {
-		ev.Resource, ev.Policies, ev.DecisionInput, ev.Chain, ev.ControlClaimed, ev.ControlEffective = nil, nil, nil, nil, nil, nil
-		ev.Method, ev.Purpose = clip(ev.GetMethod()), clip(ev.GetPurpose())
-		return in.e.cfg.Audit.Append(ctx, class, ev)
-	}
-	return pos, err
+	return in.e.settle(class, ev)
 }
 
 // denialClass makes the first refusals of one peer and reason in a second durable; a flood is recorded, but buys no fsyncs.
@@ -146,15 +141,6 @@ func reasonOfHandler(err error) v1.Reason {
 	return v1.Reason_REASON_HANDLER_ERROR
 }
 
-func (in *Interaction) outcome(err error) *v1.Outcome {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return &v1.Outcome{
-		Code: uint32(CodeOf(err)), BytesIn: in.in.bytes, BytesOut: in.out.bytes, MessagesIn: in.in.messages - min(in.ahead, in.in.messages), MessagesOut: in.out.messages,
-		DurationUs: uint64(max(in.e.cfg.Now().Sub(in.started), 0).Microseconds()), //nolint:gosec // G115: clamped at zero.
-	}
-}
-
 // CodeOf returns the code that a peer sees for err.
 func CodeOf(err error) Code {
 	if err == nil {
@@ -181,45 +167,77 @@ func CodeOf(err error) Code {
 	return CodeInternal
 }
 
-// event fills what every record of the call says.
-func (in *Interaction) event(phase v1.EventPhase) *v1.AuditEvent {
-	ev := &v1.AuditEvent{
-		Kind: v1.EventKind_EVENT_KIND_CALL, Phase: phase, Direction: v1.EventDirection_EVENT_DIRECTION_INBOUND,
-		InteractionId: in.id[:], DecisionId: in.id[:], Method: clip(in.call.Procedure), Transport: in.call.Transport.String(),
-		Peer: in.e.party,
-	}
-	if s := in.call.Session; s != nil {
-		record, _ := s.record()
-		ev.Actor = party(&s.peer, record)
-		ev.PeerTenant = s.peer.Tenant.Name()
-	}
+// head fills what both records of the call say.
+func (in *Interaction) head(ev *v1.AuditEvent, phase v1.EventPhase) {
+	ev.Kind, ev.Phase, ev.Direction = v1.EventKind_EVENT_KIND_CALL, phase, v1.EventDirection_EVENT_DIRECTION_INBOUND
+	ev.InteractionId, ev.DecisionId = in.id[:], in.id[:]
 	ev.Tenant = in.e.cfg.Self.Tenant().Name()
-	if ev.Tenant == "" {
-		ev.Tenant = ev.PeerTenant
+	if s := in.call.Session; s != nil && ev.Tenant == "" {
+		ev.Tenant = s.peer.Tenant.Name()
+	}
+}
+
+// intentEvent fills what the intent record says. What follows from the chain is left to spelling, the callee too: its last delegate.
+func (in *Interaction) intentEvent(d *draft) *v1.AuditEvent {
+	ev := &d.ev
+	in.head(ev, v1.EventPhase_EVENT_PHASE_INTENT)
+	ev.Method, ev.Transport = clip(in.call.Procedure), in.call.Transport.String()
+	if s := in.call.Session; s != nil {
+		ev.Actor, ev.PeerTenant = s.party(), s.peer.Tenant.Name()
 	}
 	if in.method != nil {
 		ev.Action = in.method.Intent.GetAction()
 	}
 	in.fromEnvelope(ev)
-	if leaf := in.leaf; leaf != nil {
-		ev.ChainId, ev.ChainRef, ev.Depth, ev.MaxDepth = in.chainID[:], in.link[:], leaf.Depth(), leaf.MaxDepth()
-		ev.Origin, ev.TaskId = in.origin, leaf.TaskID()
-		if phase == v1.EventPhase_EVENT_PHASE_INTENT {
-			ev.Chain = leaf.Links()
-		}
+	in.recordProof(ev)
+	if in.leaf != nil {
+		ev.ChainRef = in.link[:]
+	} else {
+		ev.Peer = in.e.party
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	ev.Resource = in.resource
-	if phase == v1.EventPhase_EVENT_PHASE_INTENT && in.input != nil {
-		ev.DecisionInput, ev.ControlClaimed, ev.ControlEffective = in.input, in.input.GetControl(), in.decision.Effective.Proto()
+	ev.Resource, in.recorded = in.resource, in.resource
+	if in.question.asked {
+		in.question.fill(d, in.claimed, in.decision.Effective)
 		ev.Policies, ev.PolicySerial = in.decision.Policies, in.decision.Serial
 		if in.decision.Serial != 0 {
-			sum := in.decision.SHA256
-			ev.PolicySha256 = sum[:]
+			ev.PolicySha256 = in.decision.SHA256[:]
 		}
 	}
 	return ev
+}
+
+// outcomeEvent fills what the outcome record says and the intent record does not. It names the caller too, which makes it worth
+// something where the segment of its intent is not there any more.
+func (in *Interaction) outcomeEvent(d *draft, err error) *v1.AuditEvent {
+	ev := &d.ev
+	in.head(ev, v1.EventPhase_EVENT_PHASE_OUTCOME)
+	if s := in.call.Session; s != nil {
+		ev.Actor = s.name
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !equalPath(in.resource, in.recorded) { // a later message of a stream asked for another one
+		ev.Resource = in.resource
+	}
+	out := d.end()
+	out.Code, out.BytesIn, out.BytesOut = uint32(CodeOf(err)), in.in.bytes, in.out.bytes
+	out.MessagesIn, out.MessagesOut = in.in.messages-min(in.ahead, in.in.messages), in.out.messages
+	out.DurationUs = uint64(max(in.e.cfg.Now().Sub(in.started), 0).Microseconds()) //nolint:gosec // G115: clamped at zero.
+	ev.Outcome = out
+	in.receipt.record(ev)
+	return ev
+}
+
+// spelling adds what follows from the chain of an interaction.
+type spelling Interaction
+
+// Spell implements audit.Speller.
+func (s *spelling) Spell(ev *audit.Event) {
+	ev.Chain, ev.Presented = s.leaf.Links(), s.leaf.Chain()
+	ev.ChainId, ev.Depth, ev.MaxDepth = s.chainID[:], s.leaf.Depth(), s.leaf.MaxDepth()
+	ev.Origin, ev.TaskId, ev.Peer = s.leaf.Principal(), s.leaf.TaskID(), s.e.party
 }
 
 // fromEnvelope copies what the envelope claims, each part only when it keeps its bounds: the record must hold for hostile input.
@@ -251,30 +269,6 @@ func (in *Interaction) fromEnvelope(ev *v1.AuditEvent) {
 	if a := env.GetIntent().GetAction(); ev.Action == "" && policy.ValidAction(a) {
 		ev.Action = a
 	}
-}
-
-func party(p *identity.Peer, rec *identity.Record) *v1.Party {
-	out := &v1.Party{SpiffeId: p.ID.String(), CertSha256: p.CertID[:], Serial: p.Serial}
-	if rec != nil {
-		out.AgentClass = rec.Class
-	}
-	return out
-}
-
-func decisionInput(r *policy.Request, self identity.AgentID, now time.Time) *v1.DecisionInput {
-	links := r.Leaf.Links()
-	in := &v1.DecisionInput{
-		Principal: r.Peer.ID.String(), Action: r.Action, Resource: r.Resource, Callee: self.String(), Tenant: r.Peer.Tenant.Name(),
-		Origin: r.Leaf.Principal().GetSubject(), Purpose: r.Purpose, Capabilities: links[len(links)-1].GetCapabilities(), Control: r.Claimed.Proto(),
-		MinIntegrity: r.MinIntegrity, Depth: r.Leaf.Depth(), MaxDepth: r.Leaf.MaxDepth(), NowUnixMs: now.UnixMilli(),
-	}
-	if in.MinIntegrity == v1.Integrity_INTEGRITY_UNSPECIFIED {
-		in.MinIntegrity = v1.Integrity_INTEGRITY_ATTESTED
-	}
-	if r.Record != nil {
-		in.PrincipalClass, in.PrincipalState, in.IntegrityCap = r.Record.Class, r.Record.State.String(), v1.Integrity(r.Record.IntegrityCap)
-	}
-	return in
 }
 
 // recordRefusal writes one record of a refusal before any call; n counts further ones like it.

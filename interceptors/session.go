@@ -47,7 +47,15 @@ type Session struct {
 	account *conduct.Account
 	tenant  *conduct.Account
 	chains  *delegation.ConnTable
-	pinned  atomic.Pointer[pinnedRecord]
+	signer  delegation.Signer // of receipts; nil where the transport set none
+	// tenantName is the peer's tenant as bounds are counted by.
+	tenantName string
+	pinned     atomic.Pointer[pinnedRecord]
+	name       *v1.Party // the peer by its name alone, for records; shared and never changed
+
+	now      func() time.Time
+	presence *presence // the peer's keys; nil where nothing is known of them
+	key      *liveKey  // the one of this connection
 
 	mu      sync.Mutex
 	members map[[32]byte]uint64 // chains by link, and the registry generation at which all of their members were active
@@ -59,6 +67,7 @@ const maxMembers = 1024
 type pinnedRecord struct {
 	generation uint64
 	record     *identity.Record
+	party      *v1.Party // the peer in records; shared and never changed
 }
 
 // Peer returns the verified peer.
@@ -70,11 +79,14 @@ func (e *Enforcer) Accept(p identity.Peer) (*Session, error) {
 	if p.IsZero() {
 		return nil, e.RefuseTransport("", denyf(v1.Reason_REASON_PEER_NO_TLS, "no verified peer"))
 	}
-	s := &Session{peer: p, chains: delegation.NewConnTable()}
-	if d := s.refresh(e, e.cfg.Now()); d != nil {
+	s := &Session{peer: p, chains: delegation.NewConnTable(), tenantName: p.Tenant.String(), name: &v1.Party{SpiffeId: p.ID.String()}}
+	s.now = e.cfg.Now
+	if d := s.refresh(e, s.now()); d != nil {
 		return nil, e.RefuseTransport(p.ID.String(), d)
 	}
 	s.account, s.tenant = e.meter.Agent(p.Agent), e.meter.Tenant(p.Tenant) // after the registry: strangers allocate nothing
+	s.presence, s.key = e.join(p, s.now())
+	_ = e.notice(s, s.now(), true) // a second process is told so on its calls: it may be the only one by then
 	return s, nil
 }
 
@@ -86,7 +98,11 @@ func (s *Session) refresh(e *Enforcer, now time.Time) *Denial {
 	generation := e.cfg.Registry.Generation()
 	pin := s.pinned.Load()
 	if pin == nil || pin.generation != generation {
-		pin = &pinnedRecord{generation, e.cfg.Registry.Agent(s.peer.Agent)}
+		pin = &pinnedRecord{generation: generation, record: e.cfg.Registry.Agent(s.peer.Agent)}
+		pin.party = &v1.Party{SpiffeId: s.peer.ID.String(), CertSha256: s.peer.CertID[:], Serial: s.peer.Serial}
+		if pin.record != nil {
+			pin.party.AgentClass = pin.record.Class
+		}
 		s.pinned.Store(pin)
 	}
 	if pin.record == nil {
@@ -121,6 +137,14 @@ func (s *Session) record() (*identity.Record, uint64) {
 		return pin.record, pin.generation
 	}
 	return nil, 0
+}
+
+// party returns the peer as records name it. A session that was never refreshed knows the name only.
+func (s *Session) party() *v1.Party {
+	if pin := s.pinned.Load(); pin != nil {
+		return pin.party
+	}
+	return s.name
 }
 
 // gate spends from the peer's own budget, for calls that are denied later too, and then from the tenant's.

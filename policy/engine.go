@@ -122,7 +122,7 @@ func (e *Engine) Decide(r *Request) (Permit, Decision) {
 	d.allowed = true
 	return Permit{f: &facts{
 		engine: e, decisionID: r.DecisionID, peer: r.Peer, tenant: tenant, leaf: r.Leaf, conversation: r.Conversation,
-		purpose: r.Purpose, action: r.Action, resource: r.Resource, subtree: subtree && coversBelow(r.Leaf, r.Action, r.Resource),
+		purpose: r.Purpose, action: r.Action, resource: r.Resource, subtree: subtree && r.Leaf.CoversBelow(r.Action, r.Resource),
 		control: d.Effective, limit: integrityCap(r.Record), notAfter: notAfter, generation: r.Generation,
 	}}, d
 }
@@ -148,7 +148,7 @@ func (e *Engine) Derive(p Permit, action string, resource []string) (Permit, Dec
 		return Permit{}, d
 	}
 	f := *p.f
-	f.action, f.resource, f.subtree = action, resource, subtree && coversBelow(f.leaf, action, resource)
+	f.action, f.resource, f.subtree = action, resource, subtree && f.leaf.CoversBelow(action, resource)
 	d.allowed = true
 	return Permit{f: &f}, d
 }
@@ -184,18 +184,6 @@ func integrityCap(rec *identity.Record) v1.Integrity {
 func coversFreely(leaf *delegation.Leaf, action string, resource []string) bool {
 	for _, c := range leaf.Capabilities() {
 		if c.GetAction() == action && len(c.GetConstraints()) == 0 && delegation.CoversResource(c, resource) {
-			return true
-		}
-	}
-	return false
-}
-
-// coversBelow reports whether the chain covers everything strictly below the resource too, without constraints: those of the
-// request were met for its own resource only.
-func coversBelow(leaf *delegation.Leaf, action string, resource []string) bool {
-	below := &v1.Capability{Action: action, Resource: resource, Subtree: true}
-	for _, c := range leaf.Capabilities() {
-		if c.GetAction() == action && len(c.GetConstraints()) == 0 && coversCapability(c, below) {
 			return true
 		}
 	}

@@ -209,16 +209,26 @@ func (l Label) String() string {
 }
 
 func union(a, b []string) []string {
-	if len(b) == 0 || slices.Equal(a, b) {
+	if within(b, a) { // the usual case: a conversation hears from those that it has heard from
 		return a
 	}
-	if len(a) == 0 {
+	if within(a, b) {
 		return b
 	}
 	out := make([]string, 0, len(a)+len(b))
 	out = append(append(out, a...), b...)
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// within reports whether every member of a is one of b. Both are sorted.
+func within(a, b []string) bool {
+	for _, m := range a {
+		if _, ok := slices.BinarySearch(b, m); !ok {
+			return false
+		}
+	}
+	return true
 }
 
 func intersect(a, b []string) []string {

@@ -14,6 +14,12 @@ import (
 // Act returns a context for work that no incoming call caused, under a grant that names this agent. Calls made with it are on
 // behalf of the grant's principal, for this purpose only, in a conversation of their own; its label starts at ATTESTED or the
 // agent's cap, whichever is lower, and worsens with what is read. A grant that does not verify is a [*Refusal].
+//
+// The work may last longer than the grant: calls renew it at the authority when two thirds of its life are over, up to the lineage limit
+// of eight hours, after which the person authorises again. The same goes for what a handler was given and goes on with after its
+// reply, under [context.WithoutCancel]; the context of a running handler ends with the chain of its call. An authority that is out
+// of reach stops nothing before the grant ends; then calls are refused as CHAIN_EXPIRED. Renewing needs a call in the last third of
+// the grant's life; see [Agent.Renew] for work that makes none.
 func (a *Agent) Act(ctx context.Context, grant *v1.SignedStatement, purpose string) (context.Context, error) {
 	leaf, err := a.verifier.VerifyGrant(grant)
 	if err != nil {

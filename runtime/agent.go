@@ -15,7 +15,6 @@ import (
 
 	"github.com/safeconduct/safeconduct/audit"
 	"github.com/safeconduct/safeconduct/delegation"
-	rpcv1 "github.com/safeconduct/safeconduct/gen/safeconduct/rpc/v1"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/identity"
 	"github.com/safeconduct/safeconduct/interceptors"
@@ -43,6 +42,10 @@ type Agent struct {
 	health   *health.Server
 	exchange *exchange
 	hops     hopCache
+	messages messages
+	renewals renewals
+	replays  *replays
+	connAge  time.Duration // when connections are cut
 
 	mu       sync.Mutex
 	problems []error
@@ -116,9 +119,14 @@ func (a *Agent) build(run context.Context, life time.Duration) error {
 	if err != nil {
 		return err
 	}
+	if a.replays, err = a.openReplays(); err != nil {
+		return err
+	}
+	age, grace := connectionAge(life)
+	a.connAge = age
 	a.enforcer, err = interceptors.New(interceptors.Config{
 		Self: a.id, Registry: a.trust, Verifier: a.verifier, Engine: a.engine, Audit: a.log, Methods: a.methods, Now: a.cfg.Now,
-		Meter: meter,
+		Meter: meter, Replay: a.replays, DuplicateGrace: age*11/10 + grace, DuplicateSlack: min(life/10, interceptors.DefaultDuplicateSlack),
 	})
 	if err != nil {
 		return err
@@ -127,11 +135,11 @@ func (a *Agent) build(run context.Context, life time.Duration) error {
 		return err
 	}
 	a.applyTable(run)
+	a.renewals.open(run, a.trust)
 	a.wg.Add(2)
 	go a.followTrust(run)
 	go a.followBundles(run, updates)
 
-	age, grace := connectionAge(life)
 	opts := append(enforcegrpc.ServerOptions(a.enforcer, identity.ServerTLS(a.src)),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: age, MaxConnectionAgeGrace: grace}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}))
@@ -140,7 +148,7 @@ func (a *Agent) build(run context.Context, life time.Duration) error {
 	}
 	a.server = grpc.NewServer(opts...)
 	a.exchange = &exchange{agent: a, handlers: map[string]handler{}}
-	rpcv1.RegisterExchangeServiceServer(a.server, a.exchange)
+	a.server.RegisterService(a.exchange.service(), a.exchange)
 	a.health = health.NewServer()
 	healthpb.RegisterHealthServer(a.server, a.health)
 	for _, m := range []string{"Check", "Watch", "List"} {
@@ -197,7 +205,11 @@ func (a *Agent) rebuildReplay(ctx context.Context) error {
 			continue
 		}
 		if id, err := identity.ParseAgent(ev.GetActor().GetSpiffeId()); err == nil && len(ev.GetEnvelopeId()) == 16 {
-			if err := a.enforcer.Admitted(id, ev.GetEnvelopeId()); err != nil {
+			err := a.enforcer.Admitted(id, ev.GetEnvelopeId())
+			if err == nil && len(ev.GetInvocationJti()) > 0 {
+				err = a.replays.restore(ctx, id, ev.GetInvocationJti())
+			}
+			if err != nil {
 				return fmt.Errorf("runtime: rebuilding the replay set: %w", err)
 			}
 		}
@@ -210,6 +222,7 @@ func (a *Agent) followTrust(ctx context.Context) {
 	for {
 		changed := a.trust.Changed()
 		a.applyTable(ctx)
+		_ = a.replays.look(ctx) // so that it is known also when no proof comes meanwhile
 		select {
 		case <-ctx.Done():
 			return

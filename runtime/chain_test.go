@@ -148,7 +148,9 @@ func TestHopsAreSignedOncePerChainAndCallee(t *testing.T) {
 	s.mustCall(s.grant())
 	links := map[string]int{}
 	for _, env := range tp.requests(meshpb.MeshService_Unary_FullMethodName) {
-		links[string(env.GetChain().GetHops()[0].GetSignature())]++
+		if env.GetChain() != nil { // later calls refer to it
+			links[string(env.GetChain().GetHops()[0].GetSignature())]++
+		}
 	}
 	if len(links) != 2 {
 		t.Errorf("%d hops signed for two chains", len(links))

@@ -45,6 +45,10 @@ type Config struct {
 
 	AgentBudget, TenantBudget conduct.Budget
 
+	// Replay is where spent invocation proofs stand, for all transports. Nil is a file in AuditDir, which one process uses: where
+	// several processes are one agent, they need a store that they share. Its owner closes it after the agent.
+	Replay delegation.ReplayStore
+
 	// Source, Trust and Audit replace WorkloadAPI, Authority and AuditDir in processes that have their own, such as the authority's. Their owner
 	// closes them after the agent.
 	Source identity.Source
@@ -56,7 +60,7 @@ type Config struct {
 }
 
 // Trust is what a runtime must know of others to verify them: keys, registry records, the policy in force, and where they serve.
-// Implementations are safe for concurrent use.
+// Implementations are safe for concurrent use. One that is a [Renewer] too lets work last longer than its grant.
 type Trust interface {
 	identity.Registry
 	// Keys returns the keys that verify grants. Its generation moves when keys do, and not with the registry: verified chains are

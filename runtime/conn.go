@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -24,6 +25,7 @@ import (
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/identity"
 	"github.com/safeconduct/safeconduct/interceptors"
+	"github.com/safeconduct/safeconduct/internal/wirecodec"
 	"github.com/safeconduct/safeconduct/policy"
 )
 
@@ -50,6 +52,10 @@ type Conn struct {
 	// methods caches what the called methods declare.
 	methods *interceptors.Methods
 	narrow  Narrowing
+	line    *line
+	// options are those of every call to the peer, resource is what methods act on that name nothing else.
+	options  []grpc.CallOption
+	resource []string
 }
 
 var _ grpc.ClientConnInterface = (*Conn)(nil)
@@ -69,11 +75,10 @@ func (a *Agent) Dial(peer string) (*Conn, error) {
 	if c := a.conns[id]; c != nil {
 		return c, nil
 	}
-	find := &locator{trust: a.trust, id: id}
+	find, over := &locator{trust: a.trust, id: id}, new(line)
 	cc, err := grpc.NewClient("safeconduct:///"+id.Name(),
 		grpc.WithResolvers(find),
-		grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(a.src, id))),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(interceptors.MaxEnvelope), grpc.MaxCallSendMsgSize(interceptors.MaxEnvelope)),
+		grpc.WithTransportCredentials(over.credentials(credentials.NewTLS(identity.ClientTLS(a.src, id)))),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{BaseDelay: minRetry, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxRetry}, MinConnectTimeout: maxRetry,
@@ -82,7 +87,13 @@ func (a *Agent) Dial(peer string) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("runtime: dialing %s: %w", id, err)
 	}
-	c := &Conn{agent: a, peer: id, cc: cc, find: find, client: rpcv1.NewExchangeServiceClient(cc), methods: new(interceptors.Methods)}
+	c := &Conn{
+		agent: a, peer: id, cc: cc, find: find, client: rpcv1.NewExchangeServiceClient(cc), methods: new(interceptors.Methods), line: over,
+		options: []grpc.CallOption{
+			grpc.StaticMethod(), grpc.ForceCodecV2(wirecodec.New()), grpc.MaxCallRecvMsgSize(interceptors.MaxEnvelope), grpc.MaxCallSendMsgSize(interceptors.MaxEnvelope),
+		},
+		resource: interceptors.DefaultResource(id),
+	}
 	a.conns[id] = c
 	return c, nil
 }
@@ -92,7 +103,8 @@ type Narrowing struct {
 	Capabilities []*v1.Capability
 	Delegates    []string
 	MaxDepth     uint32
-	Lifetime     time.Duration
+	// Lifetime is how long the callee may act. What is given for a shorter time than the caller's chain lives cannot be renewed.
+	Lifetime time.Duration
 }
 
 // With returns a Conn over the same connection whose calls carry no more than n.
@@ -108,7 +120,8 @@ func (c *Conn) Peer() identity.AgentID { return c.peer }
 func (c *Conn) close() error { return c.cc.Close() }
 
 // Invoke implements grpc.ClientConnInterface: one Envelope there and one back. Errors carry a gRPC status; a refusal by the
-// enforcement core of either side is a [*Refusal].
+// enforcement core of either side is a [*Refusal]. The chain goes to the callee once on each connection and by reference after that;
+// a callee that has forgotten it gets the same message once more with the whole chain, which a grpc.OnFinish option sees as two calls.
 func (c *Conn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
 	o, err := callOptions(opts)
 	if err != nil {
@@ -127,16 +140,28 @@ func (c *Conn) Invoke(ctx context.Context, method string, args, reply any, opts 
 }
 
 func (c *Conn) call(ctx context.Context, m *interceptors.Method, req, reply proto.Message, o *options) (err error) {
-	env, parent, err := c.carry(ctx, m, req, o)
+	if o.receipt != nil && !m.Intent.GetSignedReceipt() {
+		return status.Errorf(codes.InvalidArgument, "%s declares no signed_receipt", m.Procedure)
+	}
+	msg := c.agent.messages.get()
+	if !m.Intent.GetSignedReceipt() && !m.Intent.GetRequireProof() && !o.proof { // what is signed is kept for the record
+		defer c.agent.messages.put(msg)
+	}
+	if err := c.carry(ctx, m, req, o, msg); err != nil {
+		return err
+	}
+	out, err := c.open(ctx, msg, m)
 	if err != nil {
 		return err
 	}
-	out, err := c.open(ctx, env, parent, m)
-	if err != nil {
-		return err
+	var over *peer.Peer
+	if m.Intent.GetSignedReceipt() {
+		over = o.watch()
 	}
-	res, err := c.deliver(ctx, env, o)
-	err = refusalOf(err)
+	res, err := c.transmit(ctx, msg, o)
+	if err == nil {
+		err = c.checkReceipt(m, msg, res, over, out, o)
+	}
 	var receipt *v1.AuditReceipt
 	if res != nil {
 		receipt = soundReceipt(res.GetAudit())
@@ -145,10 +170,10 @@ func (c *Conn) call(ctx context.Context, m *interceptors.Method, req, reply prot
 		err = refusalOf(cerr)
 	}
 	if err != nil {
-		c.taintError(parent, err)
+		c.taintError(msg.parent, err)
 		return err
 	}
-	return c.accept(parent, res, reply, o)
+	return c.accept(msg.parent, res, reply, o)
 }
 
 // soundReceipt copies what a callee says about its record, if it has the right shape: it goes into the caller's own log.
@@ -180,44 +205,50 @@ func (c *Conn) taintError(parent *interceptors.Interaction, err error) {
 	}
 }
 
-// carry returns the envelope that carries req.
-func (c *Conn) carry(ctx context.Context, m *interceptors.Method, req proto.Message, o *options) (*v1.Envelope, *interceptors.Interaction, error) {
-	payload, err := proto.Marshal(req)
+// carry makes msg the message that carries req.
+func (c *Conn) carry(ctx context.Context, m *interceptors.Method, req proto.Message, o *options, msg *message) error {
+	payload, err := proto.MarshalOptions{}.MarshalAppend(msg.payload, req)
 	if err != nil {
-		return nil, nil, status.Errorf(codes.Internal, "marshalling the request: %v", err)
+		return status.Errorf(codes.Internal, "marshalling the request: %v", err)
 	}
 	if len(payload) > interceptors.MaxPayload {
-		return nil, nil, status.Errorf(codes.ResourceExhausted, "request of %d bytes, at most %d; share it by context reference", len(payload), interceptors.MaxPayload)
+		return status.Errorf(codes.ResourceExhausted, "request of %d bytes, at most %d; share it by context reference", len(payload), interceptors.MaxPayload)
 	}
-	env, parent, err := c.envelope(ctx, m, req, o)
-	if err != nil {
-		return nil, nil, err
+	msg.payload = payload
+	if err := c.envelope(ctx, m, req, o, msg); err != nil {
+		return err
 	}
+	env := msg.env
 	env.Kind, env.HalfClose, env.Payload, env.PayloadType = v1.FrameKind_FRAME_KIND_OPEN, true, payload, string(req.ProtoReflect().Descriptor().FullName())
-	sum := sha256.Sum256(payload)
-	env.Intent.ArgumentsDigest = sum[:]
-	if n := proto.Size(env); n > interceptors.MaxEnvelope {
-		return nil, nil, status.Errorf(codes.ResourceExhausted, "envelope of %d bytes, at most %d", n, interceptors.MaxEnvelope)
+	msg.sum = sha256.Sum256(payload)
+	env.Intent.ArgumentsDigest = msg.sum[:]
+	if err := c.prove(m, msg, o); err != nil {
+		return err
 	}
-	return env, parent, nil
+	if n := msg.size(); n > interceptors.MaxEnvelope {
+		return status.Errorf(codes.ResourceExhausted, "envelope of %d bytes, at most %d", n, interceptors.MaxEnvelope)
+	}
+	return nil
 }
 
-// open records the intent to send env. A caller that gives up meanwhile still gets a pair of records: the wait for the disk is not
+// open records the intent to send msg. A caller that gives up meanwhile still gets a pair of records: the wait for the disk is not
 // cut short, the call is.
-func (c *Conn) open(ctx context.Context, env *v1.Envelope, parent *interceptors.Interaction, m *interceptors.Method) (*interceptors.Outgoing, error) {
-	out, err := c.agent.enforcer.OpenOutgoing(context.WithoutCancel(ctx), c.peer, env, leafOf(parent, m), m)
+func (c *Conn) open(ctx context.Context, msg *message, m *interceptors.Method) (*interceptors.Outgoing, error) {
+	out, err := c.agent.enforcer.OpenOutgoing(context.WithoutCancel(ctx), c.peer, msg.env, leafOf(msg.parent, m), m)
 	return out, refusalOf(err)
 }
 
-// deliver sends env and returns the RESULT.
-func (c *Conn) deliver(ctx context.Context, env *v1.Envelope, o *options) (*v1.Envelope, error) {
-	c.locate(ctx)
-	res, err := c.client.Deliver(ctx, env, o.grpc...)
-	if err != nil {
-		return nil, err
-	}
-	if res.GetKind() != v1.FrameKind_FRAME_KIND_RESULT {
-		return nil, status.Errorf(codes.Internal, "%s answered with frame %s", c.peer, res.GetKind())
+// deliver sends msg and returns the RESULT, which is memory of msg, or an error as callers see it.
+func (c *Conn) deliver(ctx context.Context, msg *message, o *options) (*v1.Envelope, error) {
+	res := &msg.reply.Envelope
+	err := c.cc.Invoke(ctx, rpcv1.ExchangeService_Deliver_FullMethodName, msg.env, &msg.reply, c.with(o.grpc)...)
+	switch {
+	case err != nil:
+		return nil, refusalOf(err)
+	case !interceptors.ValidText(res):
+		return nil, &remoteStatus{status.Newf(codes.Internal, "%s answered with a string that is not UTF-8", c.peer)}
+	case res.GetKind() != v1.FrameKind_FRAME_KIND_RESULT:
+		return nil, &remoteStatus{status.Newf(codes.Internal, "%s answered with frame %s", c.peer, res.GetKind())}
 	}
 	return res, nil
 }
@@ -278,58 +309,57 @@ func (c *Conn) limit() v1.Integrity {
 }
 
 // envelope fills what every call carries: intent, chain, labels, conversation, causation, deadline, trace.
-func (c *Conn) envelope(ctx context.Context, m *interceptors.Method, req proto.Message, o *options) (*v1.Envelope, *interceptors.Interaction, error) {
+func (c *Conn) envelope(ctx context.Context, m *interceptors.Method, req proto.Message, o *options, msg *message) error {
 	now := c.agent.cfg.Now()
-	id := make([]byte, 16)
-	_, _ = rand.Read(id)
-	env := &v1.Envelope{
-		Id: id, Method: m.Procedure, Tenant: c.agent.id.Tenant().Name(), Recipient: c.peer.String(), Context: o.attach,
-		Intent: &v1.Intent{Action: m.Intent.GetAction()},
-	}
+	_, _ = rand.Read(msg.id[:])
+	env := msg.env
+	env.Id, env.Method, env.Tenant, env.Recipient, env.Context = msg.id[:], m.Procedure, c.agent.id.Tenant().Name(), c.peer.String(), o.attach
+	env.Intent = &msg.intent
+	env.Intent.Action = m.Intent.GetAction()
 	env.DeadlineUnixMs = now.Add(messageLife).UnixMilli()
 	if end, ok := ctx.Deadline(); ok {
 		left := time.Until(end)
 		if left <= 0 {
-			return nil, nil, status.FromContextError(context.DeadlineExceeded).Err()
+			return status.FromContextError(context.DeadlineExceeded).Err()
 		}
 		env.DeadlineUnixMs = now.Add(min(left, messageLife)).UnixMilli()
 		env.TimeoutMs = uint32(min(left+time.Millisecond, 24*time.Hour).Milliseconds()) //nolint:gosec // G115: at most 24 h.
 	}
 	if len(o.attach) > maxShared {
-		return nil, nil, status.Errorf(codes.InvalidArgument, "%d context references, at most %d", len(o.attach), maxShared)
+		return status.Errorf(codes.InvalidArgument, "%d context references, at most %d", len(o.attach), maxShared)
 	}
-	for i, ref := range o.attach {
-		env.Data = append(env.Data, &v1.DataLabel{Ref: uint32(i), Label: ref.GetLabel()}) // at most maxShared
-	}
+	env.Data = msg.labelled(o.attach)
 	if md, ok := metadata.FromOutgoingContext(ctx); ok {
 		pairs, fits := toPairs(md)
 		if !fits {
-			return nil, nil, status.Errorf(codes.InvalidArgument, "outgoing metadata does not fit: at most %d pairs and %d bytes, no reserved keys", maxPairs, maxPairBytes)
+			return status.Errorf(codes.InvalidArgument, "outgoing metadata does not fit: at most %d pairs and %d bytes, no reserved keys", maxPairs, maxPairBytes)
 		}
 		env.Metadata = pairs
 	}
 	parent, ok := interceptors.From(ctx)
+	msg.parent = parent
 	if m.Intent.GetOpen() {
-		return env, parent, nil // no authority goes with it; what comes back taints the caller all the same
+		return nil // no authority goes with it; what comes back taints the caller all the same
 	}
 	if !ok || parent.Leaf() == nil || parent.Conversation() == nil {
-		return nil, nil, noAuthority{}
+		return noAuthority{}
 	}
-	resource, err := m.ResourceOf(req, interceptors.DefaultResource(c.peer))
+	resource, err := m.ResourceOf(req, c.resource)
 	if err != nil && req != nil { // a stream has no request yet; the callee derives it from the first message
-		return nil, nil, status.Errorf(codes.InvalidArgument, "resource of the call: %v", err)
+		return status.Errorf(codes.InvalidArgument, "resource of the call: %v", err)
 	}
-	chain, err := c.agent.hops.extend(c.agent, parent.Leaf(), c.peer, c.narrow)
+	hop, err := c.agent.hops.extend(c.agent, c.agent.renewals.current(ctx, c.agent, parent.Leaf()), c.peer, c.narrow)
 	if err != nil {
-		return nil, nil, refusalOf(err)
+		return refusalOf(err)
 	}
-	env.Chain, env.Intent.Resource, env.Intent.Purpose = chain, resource, parent.Purpose()
-	env.Control = parent.Conversation().Label().Proto()
+	env.Chain, env.Intent.Resource, env.Intent.Purpose = hop.chain, resource, parent.Purpose()
+	env.Control = parent.Conversation().Control()
 	env.Conversation = parent.Conversation().ID()
 	if cause := parent.Envelope(); cause != nil {
 		env.Causation, env.Trace = cause.GetId(), cause.GetTrace()
 	}
-	return env, parent, nil
+	msg.hop = hop
+	return nil
 }
 
 // lookup reads what a method declares from the descriptors linked into this binary.

@@ -42,16 +42,17 @@ func (a *Agent) startEdge(ctx context.Context) error {
 	mux.Handle(rpcv1connect.NewExchangeServiceHandler(&edgeExchange{a.exchange},
 		connect.WithInterceptors(enforceconnect.New(a.enforcer)),
 		connect.WithReadMaxBytes(interceptors.MaxEnvelope)))
+	aged := agedConns{age: a.connAge, next: enforceconnect.Middleware(a.enforcer, mux)}
 	tls := identity.ServerTLS(a.src)
 	tls.NextProtos = []string{"h2", "http/1.1"}
 	e := &edgeServer{addr: l.Addr().String(), done: make(chan struct{}), http: &http.Server{
-		Handler: enforceconnect.Middleware(a.enforcer, mux), TLSConfig: tls, ConnContext: enforceconnect.ConnContext,
+		Handler: aged, TLSConfig: tls, ConnContext: aged.connContext,
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: drainTimeout, // unary calls only
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: edgeStreams}, MaxHeaderBytes: 8 << 10, IdleTimeout: 2 * time.Minute,
 	}}
 	go func() {
 		defer close(e.done)
-		if err := e.http.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		if err := e.http.ServeTLS(identity.ShownListener{Listener: l}, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			a.cfg.Logger.ErrorContext(ctx, "edge listener ended", slog.String("error", err.Error()))
 		}
 	}()
@@ -59,6 +60,27 @@ func (a *Agent) startEdge(ctx context.Context) error {
 	a.edge = e
 	a.mu.Unlock()
 	return nil
+}
+
+// agedConns ends connections that are older than age with the request that they serve, as the listener for agents does: a client
+// then comes with the SVID that it has now.
+type agedConns struct {
+	age  time.Duration
+	next http.Handler
+}
+
+type openedKey struct{}
+
+func (h agedConns) connContext(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(enforceconnect.ConnContext(ctx, c), openedKey{}, time.Now())
+}
+
+// ServeHTTP implements http.Handler.
+func (h agedConns) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if opened, ok := r.Context().Value(openedKey{}).(time.Time); ok && time.Since(opened) > h.age {
+		w.Header().Set("Connection", "close") // in HTTP/2 a GOAWAY
+	}
+	h.next.ServeHTTP(w, r)
 }
 
 func (a *Agent) stopEdge() {

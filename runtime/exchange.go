@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/safeconduct/safeconduct/interceptors"
 	"github.com/safeconduct/safeconduct/interceptors/enforceconnect"
 	"github.com/safeconduct/safeconduct/interceptors/enforcegrpc"
+	"github.com/safeconduct/safeconduct/internal/wirecodec"
 )
 
 // generation is a counter that verification caches belong to.
@@ -35,6 +37,7 @@ type exchange struct {
 
 	mu       sync.RWMutex
 	handlers map[string]handler
+	frames   sync.Pool // of *wirecodec.Frame, for replies
 }
 
 // register adds the unary methods of a generated service; streaming ones are served as guarded gRPC streams only.
@@ -103,7 +106,16 @@ func (x *exchange) handler(method string) handler {
 }
 
 // Deliver implements ExchangeServiceServer.
-func (x *exchange) Deliver(ctx context.Context, env *v1.Envelope) (out *v1.Envelope, err error) {
+func (x *exchange) Deliver(ctx context.Context, env *v1.Envelope) (*v1.Envelope, error) {
+	out, err := x.deliver(ctx, env)
+	if err != nil {
+		return nil, err
+	}
+	return &out.Envelope, nil // its memory is not used again
+}
+
+// deliver answers one Envelope.
+func (x *exchange) deliver(ctx context.Context, env *v1.Envelope) (out *wirecodec.Frame, err error) {
 	session, refused := sessionOf(ctx)
 	ctx, in, err := x.agent.enforcer.Open(ctx, &interceptors.Call{
 		Session: session, Procedure: env.GetMethod(), Transport: interceptors.TransportDeliver,
@@ -140,7 +152,7 @@ func (x *exchange) Deliver(ctx context.Context, env *v1.Envelope) (out *v1.Envel
 	if err = in.Emit(resp); err != nil {
 		return nil, err
 	}
-	return result(in, resp, sent)
+	return x.result(in, resp, sent)
 }
 
 // authored turns an author's own status into the core's words, so that the record names the code that the peer sees. Its text
@@ -168,28 +180,71 @@ func authored(in *interceptors.Interaction, err error) error {
 }
 
 // result makes the RESULT frame: the reply, its label, what the handler attached, and where the intent was recorded.
-func result(in *interceptors.Interaction, resp proto.Message, sent *headers) (*v1.Envelope, error) {
-	payload, err := proto.Marshal(resp)
+func (x *exchange) result(in *interceptors.Interaction, resp proto.Message, sent *headers) (*wirecodec.Frame, error) {
+	f := x.frame()
+	payload, err := proto.MarshalOptions{}.MarshalAppend(f.Buffer, resp)
 	if err != nil {
 		return nil, interceptors.Refuse(v1.Reason_REASON_INTERNAL, err)
 	}
 	if len(payload) > interceptors.MaxPayload {
 		return nil, interceptors.Refuse(v1.Reason_REASON_LIMIT, fmt.Errorf("reply of %d bytes", len(payload)))
 	}
-	out := &v1.Envelope{
-		Kind: v1.FrameKind_FRAME_KIND_RESULT, Payload: payload, PayloadType: string(resp.ProtoReflect().Descriptor().FullName()),
-		Metadata: sent.pairs(), Context: in.Attached(),
-	}
+	out := &f.Envelope
+	out.Kind, out.Payload, out.PayloadType = v1.FrameKind_FRAME_KIND_RESULT, payload, string(resp.ProtoReflect().Descriptor().FullName())
+	out.Metadata, out.Context = sent.pairs(), in.Attached()
+	f.Buffer = payload
 	if talk := in.Conversation(); talk != nil {
-		out.Control = talk.Label().Proto()
+		out.Control = talk.Control()
 	}
 	if pos := in.Position(); pos != nil {
 		out.Audit = pos.Proto()
 	}
-	if n := proto.Size(out); n > interceptors.MaxEnvelope {
+	if out.Receipt, err = in.SignReceipt(); err != nil {
+		return nil, err
+	}
+	if n := out.SizeVT(); n > interceptors.MaxEnvelope {
 		return nil, interceptors.Refuse(v1.Reason_REASON_LIMIT, fmt.Errorf("reply of %d bytes with its references", n))
 	}
-	return out, nil
+	return f, nil
+}
+
+// frame returns the memory of a reply, which comes back when the reply is written.
+func (x *exchange) frame() *wirecodec.Frame {
+	if f, ok := x.frames.Get().(*wirecodec.Frame); ok {
+		return f
+	}
+	return &wirecodec.Frame{Sent: func(f *wirecodec.Frame) {
+		f.Reset()
+		x.frames.Put(f)
+	}}
+}
+
+// service describes ExchangeService to grpc, with a Deliver whose reply is a Frame.
+func (x *exchange) service() *grpc.ServiceDesc {
+	sd := rpcv1.ExchangeService_ServiceDesc
+	sd.Methods = slices.Clone(sd.Methods)
+	info := &grpc.UnaryServerInfo{Server: x, FullMethod: rpcv1.ExchangeService_Deliver_FullMethodName}
+	answer := func(ctx context.Context, req any) (any, error) {
+		env, _ := req.(*v1.Envelope)
+		out, err := x.deliver(ctx, env)
+		if err != nil {
+			return nil, err
+		}
+		return out, nil
+	}
+	for i := range sd.Methods {
+		if sd.Methods[i].MethodName != "Deliver" {
+			continue
+		}
+		sd.Methods[i].Handler = func(_ any, ctx context.Context, decode func(any) error, guard grpc.UnaryServerInterceptor) (any, error) {
+			env := new(v1.Envelope)
+			if err := decode(env); err != nil {
+				return nil, err
+			}
+			return guard(ctx, env, info, answer)
+		}
+	}
+	return &sd
 }
 
 // Present implements ExchangeServiceServer.

@@ -2,8 +2,10 @@ package runtime
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/safeconduct/safeconduct/delegation"
@@ -15,11 +17,14 @@ import (
 // maxHops bounds the hops kept for reuse; when it is reached all are dropped, which costs a signature each.
 const maxHops = 4096
 
+// envelopeChain is the field number of a chain in an Envelope.
+const envelopeChain = 11
+
 // hopCache keeps the hops this agent has signed: one serves all calls under one chain to one callee, so that the callee's
 // verification is cached too.
 type hopCache struct {
 	mu sync.Mutex
-	m  map[hopKey]signedHop
+	m  map[hopKey]*signedHop
 }
 
 type hopKey struct {
@@ -27,13 +32,17 @@ type hopKey struct {
 	callee identity.AgentID
 }
 
+// signedHop is one chain to one callee. It is never changed but for what is believed of the callee.
 type signedHop struct {
 	chain *v1.DelegationChain
+	link  [32]byte // the reference to chain
+	size  int      // of chain as a field of an Envelope, at most
 	renew time.Time
+	known atomic.Pointer[belief]
 }
 
 // extend returns parent with one more hop to callee. Hops that narrow further are signed anew.
-func (h *hopCache) extend(a *Agent, parent *delegation.Leaf, callee identity.AgentID, n Narrowing) (*v1.DelegationChain, error) {
+func (h *hopCache) extend(a *Agent, parent *delegation.Leaf, callee identity.AgentID, n Narrowing) (*signedHop, error) {
 	now := a.cfg.Now()
 	plain := n.Capabilities == nil && n.Delegates == nil && n.MaxDepth == 0 && n.Lifetime == 0
 	k := hopKey{parent.Link(), callee}
@@ -42,7 +51,7 @@ func (h *hopCache) extend(a *Agent, parent *delegation.Leaf, callee identity.Age
 		s, ok := h.m[k]
 		h.mu.Unlock()
 		if ok && now.Before(s.renew) {
-			return s.chain, nil
+			return s, nil
 		}
 	}
 	svid, err := a.src.GetX509SVID()
@@ -56,17 +65,22 @@ func (h *hopCache) extend(a *Agent, parent *delegation.Leaf, callee identity.Age
 	chain, err := delegation.Append(parent, delegation.HopSpec{
 		Delegate: callee, Capabilities: n.Capabilities, Delegates: n.Delegates, MaxDepth: n.MaxDepth, Lifetime: n.Lifetime,
 	}, signer, now)
-	if err != nil || !plain {
-		return chain, err
+	if err != nil {
+		return nil, err
 	}
-	end := expiryOf(chain, now)
+	s := &signedHop{chain: chain, size: chain.SizeVT() + protowire.SizeTag(envelopeChain) + protowire.SizeVarint(delegation.MaxChainBytes)}
+	s.link, _ = delegation.Reference(parent, chain) // of a chain that Append made
+	if !plain {
+		return s, nil
+	}
+	s.renew = now.Add(expiryOf(chain, now).Sub(now) * 8 / 10)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.m == nil || len(h.m) >= maxHops {
-		h.m = map[hopKey]signedHop{}
+		h.m = map[hopKey]*signedHop{}
 	}
-	h.m[k] = signedHop{chain: chain, renew: now.Add(end.Sub(now) * 8 / 10)}
-	return chain, nil
+	h.m[k] = s
+	return s, nil
 }
 
 func expiryOf(chain *v1.DelegationChain, now time.Time) time.Time {

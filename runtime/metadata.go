@@ -58,6 +58,9 @@ func toPairs(md metadata.MD) ([]*v1.Pair, bool) {
 
 // fromPairs drops what an author could mistake for ours.
 func fromPairs(pairs []*v1.Pair) metadata.MD {
+	if len(pairs) == 0 {
+		return nil
+	}
 	md := metadata.MD{}
 	for _, p := range pairs {
 		if validPairKey(p.GetKey()) {
@@ -96,6 +99,9 @@ func (h *headers) SetTrailer(md metadata.MD) error { return h.SetHeader(md) }
 func (h *headers) pairs() []*v1.Pair {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if len(h.md) == 0 {
+		return nil
+	}
 	out, ok := toPairs(h.md)
 	if !ok {
 		return nil

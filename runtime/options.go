@@ -22,6 +22,8 @@ type options struct {
 	attach  []*v1.ContextRef
 	refs    *[]*v1.ContextRef
 	opaque  bool
+	proof   bool
+	receipt *SignedReceipt
 }
 
 type attachOption struct {
@@ -53,17 +55,25 @@ func callOptions(opts []grpc.CallOption) (*options, error) {
 	for _, opt := range opts {
 		switch v := opt.(type) {
 		case attachOption:
-			o.attach = append(o.attach, v.refs...)
+			if o.attach == nil {
+				o.attach = v.refs[:len(v.refs):len(v.refs)]
+			} else {
+				o.attach = append(o.attach, v.refs...)
+			}
 		case replyRefsOption:
 			o.refs, o.opaque = v.refs, o.opaque || v.opaque
+		case proofOption:
+			o.proof = true
+		case receiptOption:
+			o.receipt = v.into
 		case grpc.HeaderCallOption:
 			o.header = v.HeaderAddr
 		case grpc.TrailerCallOption:
 			o.trailer = v.TrailerAddr
 		case grpc.PeerCallOption, grpc.FailFastCallOption, grpc.MaxRecvMsgSizeCallOption, grpc.MaxSendMsgSizeCallOption,
-			grpc.OnFinishCallOption, grpc.StaticMethodCallOption:
+			grpc.OnFinishCallOption:
 			o.grpc = append(o.grpc, opt)
-		case grpc.EmptyCallOption:
+		case grpc.EmptyCallOption, grpc.StaticMethodCallOption:
 		default:
 			return nil, status.Errorf(codes.Unimplemented, "call option %T is not supported over an enforced connection", opt)
 		}

@@ -15,6 +15,9 @@ func (c *Conn) Prepare(ctx context.Context, method string, req proto.Message) (*
 	if err != nil {
 		return nil, err
 	}
-	env, _, err := c.carry(ctx, m, req, &options{})
-	return env, err
+	msg := newMessage()
+	if err := c.carry(ctx, m, req, &options{}, msg); err != nil {
+		return nil, err
+	}
+	return msg.env, nil
 }

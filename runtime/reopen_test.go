@@ -3,8 +3,10 @@ package runtime_test
 import (
 	"context"
 	"net"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -19,6 +21,7 @@ import (
 	"github.com/safeconduct/safeconduct/interceptors"
 	"github.com/safeconduct/safeconduct/interceptors/enforcegrpc"
 	"github.com/safeconduct/safeconduct/internal/meshtest/meshpb"
+	"github.com/safeconduct/safeconduct/internal/wirecodec"
 	"github.com/safeconduct/safeconduct/runtime"
 	"github.com/safeconduct/safeconduct/runtime/agenttest"
 )
@@ -31,9 +34,19 @@ type forgetful struct {
 	reply  *v1.Envelope
 	fail   error
 
+	// unknown is how many more messages are refused with CHAIN_UNKNOWN.
+	unknown atomic.Int32
+
 	mu        sync.Mutex
 	presented int
 	ids       [][]byte
+	envelopes []*v1.Envelope
+}
+
+func (f *forgetful) delivered() []*v1.Envelope {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.envelopes)
 }
 
 func (f *forgetful) Present(context.Context, *rpcv1.PresentRequest) (*rpcv1.PresentResponse, error) {
@@ -43,7 +56,16 @@ func (f *forgetful) Present(context.Context, *rpcv1.PresentRequest) (*rpcv1.Pres
 	return &rpcv1.PresentResponse{ChainRef: make([]byte, 32)}, nil
 }
 
-func (f *forgetful) Deliver(context.Context, *v1.Envelope) (*v1.Envelope, error) {
+func (f *forgetful) Deliver(_ context.Context, env *v1.Envelope) (*v1.Envelope, error) {
+	f.mu.Lock()
+	f.envelopes = append(f.envelopes, env)
+	f.mu.Unlock()
+	if f.unknown.Add(-1) >= 0 {
+		return nil, enforcegrpc.Status(interceptors.Refuse(v1.Reason_REASON_CHAIN_UNKNOWN, nil)).Err()
+	}
+	if f.reply == nil && f.fail == nil {
+		return &v1.Envelope{Kind: v1.FrameKind_FRAME_KIND_RESULT, PayloadType: "mesh.v1.UnaryResponse"}, nil
+	}
 	return f.reply, f.fail
 }
 
@@ -90,7 +112,7 @@ func newForgetful(t *testing.T, forget int) (*forgetful, *scene) {
 	s.relay = s.Agent("relay", agenttest.Config(func(c *runtime.Config) { c.Trust = elsewhere{c.Trust, l.Addr().String()} }))
 	s.writer = s.Agent("writer")
 	f := &forgetful{forget: forget}
-	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(identity.ServerTLS(s.writer.Source()))))
+	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(identity.ServerTLS(s.writer.Source()))), grpc.ForceServerCodecV2(wirecodec.New()))
 	rpcv1.RegisterExchangeServiceServer(server, f)
 	meshpb.RegisterMeshServiceServer(server, f)
 	ended := make(chan struct{})

@@ -135,8 +135,12 @@ func (a *Agent) Close() error {
 			err = errors.Join(err, a.halt())
 		}
 		a.wg.Wait()
+		a.renewals.close()
 		if a.enforcer != nil {
 			a.enforcer.Flush()
+		}
+		if a.replays != nil {
+			err = errors.Join(err, a.replays.close())
 		}
 		if a.trust != nil && a.cfg.Trust == nil {
 			err = errors.Join(err, a.trust.Close())

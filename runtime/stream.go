@@ -39,24 +39,28 @@ func (c *Conn) NewStream(ctx context.Context, _ *grpc.StreamDesc, method string,
 	if o.refs != nil {
 		return nil, status.Error(codes.Unimplemented, "call options ReplyRefs and Opaque are not supported on a stream, which has no place for references")
 	}
+	if o.proof || o.receipt != nil {
+		return nil, status.Error(codes.Unimplemented, "call options WithProof and Receipt are not supported on a stream, whose envelope binds no message")
+	}
 	m, err := c.lookup(method)
 	if err != nil {
 		return nil, err
 	}
-	env, parent, err := c.envelope(ctx, m, nil, o)
-	if err != nil {
+	msg := newMessage()
+	if err := c.envelope(ctx, m, nil, o, msg); err != nil {
 		return nil, err
 	}
+	env := msg.env
 	if env.GetTimeoutMs() == 0 {
 		env.TimeoutMs = maxRunMs
 	}
 	env.Metadata, env.Intent.Resource = nil, nil // the application's metadata travels as such; the callee derives the resource
-	out, err := c.open(ctx, env, parent, m)
+	out, err := c.open(ctx, msg, m)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := &callerStream{conn: c, ctx: ctx, cancel: cancel, out: out, parent: parent, method: m, env: env, options: o}
+	s := &callerStream{conn: c, ctx: ctx, cancel: cancel, out: out, parent: msg.parent, method: m, env: env, options: o}
 	if err := s.start(); err != nil {
 		err = refusalOf(err)
 		s.end(err)
@@ -98,7 +102,7 @@ func (s *callerStream) start() error {
 	s.conn.locate(s.ctx)
 	env := proto.CloneOf(s.env)
 	if env.GetChain() != nil {
-		res, err := s.conn.client.Present(s.ctx, &rpcv1.PresentRequest{Chain: env.GetChain()}, s.options.ready()...)
+		res, err := s.conn.client.Present(s.ctx, &rpcv1.PresentRequest{Chain: env.GetChain()}, s.conn.with(s.options.ready())...)
 		if err != nil {
 			return err
 		}
@@ -113,7 +117,7 @@ func (s *callerStream) start() error {
 	}
 	desc := &grpc.StreamDesc{ClientStreams: s.method.ClientStream, ServerStreams: s.method.ServerStream}
 	ctx := metadata.AppendToOutgoingContext(s.ctx, enforcegrpc.EnvelopeKey, string(raw))
-	inner, err := s.conn.cc.NewStream(ctx, desc, s.method.Procedure, s.options.stream()...)
+	inner, err := s.conn.cc.NewStream(ctx, desc, s.method.Procedure, s.conn.with(s.options.stream())...)
 	if err != nil {
 		return err
 	}
@@ -178,7 +182,7 @@ func (s *callerStream) RecvMsg(m any) error {
 	err := s.stream().RecvMsg(m)
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = refusalOf(err)
-		if s.lost(err) && s.reopen() {
+		if isUnknown(err) && s.reopen() { // the connection is not the one that the chain was presented on
 			return s.RecvMsg(m)
 		}
 	}
@@ -198,12 +202,6 @@ func (s *callerStream) RecvMsg(m any) error {
 		}
 	}
 	return err
-}
-
-// lost reports whether the callee does not know the chain reference, because the connection is not the one it was presented on.
-func (s *callerStream) lost(err error) bool {
-	var r *Refusal
-	return errors.As(err, &r) && r.Reason == v1.Reason_REASON_CHAIN_UNKNOWN
 }
 
 func (s *callerStream) mayReopen() bool {

@@ -235,6 +235,7 @@ func openBundle(d *v1.Dsse, self identity.AgentID, old bundleView) (bundleView, 
 		view.agents[id] = &identity.Record{
 			ID: id, Class: a.GetAgentClass(), State: identity.State(a.GetState()), //nolint:gosec // G115: a small enum.
 			IntegrityCap: int32(a.GetIntegrityCap()), NotBeforeMs: a.GetNotBeforeMs(),
+			SingleProcess: a.GetSingleProcess(), Replicated: a.GetProcesses() > 1,
 		}
 	}
 	view.keyGeneration = old.keyGeneration

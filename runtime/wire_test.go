@@ -137,7 +137,7 @@ func TestReplayAfterRestartIsRefused(t *testing.T) {
 	s.start()
 	s.mustCall(s.ctx)
 	s.Revoke("mesh.call")
-	_, err := s.call(s.ctx)
+	_, err := s.call(s.grant()) // under a chain of its own, which is sent in full
 	wantReason(t, err, v1.Reason_REASON_POLICY)
 	s.Allow(s.relay, s.writer, "mesh.call", "mesh")
 	sent := tp.requests(meshpb.MeshService_Unary_FullMethodName)
@@ -248,6 +248,9 @@ func TestReplyBytesAreOnlyReadAsWhatTheyAre(t *testing.T) {
 		{"another frame", &v1.Envelope{Kind: v1.FrameKind_FRAME_KIND_OPEN}, codes.Internal},
 		{"another type", &v1.Envelope{Kind: v1.FrameKind_FRAME_KIND_RESULT, PayloadType: "mesh.v1.OpenResponse"}, codes.Internal},
 		{"bytes that do not decode", &v1.Envelope{Kind: v1.FrameKind_FRAME_KIND_RESULT, PayloadType: "mesh.v1.UnaryResponse", Payload: []byte("\xff")}, codes.Internal},
+		{"text that is not UTF-8", &v1.Envelope{
+			Kind: v1.FrameKind_FRAME_KIND_RESULT, PayloadType: "mesh.v1.UnaryResponse", Context: []*v1.ContextRef{{MediaType: "\xff"}},
+		}, codes.Internal},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f, s := newForgetful(t, 0)

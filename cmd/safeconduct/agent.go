@@ -20,7 +20,7 @@ func newAgent() *cobra.Command {
 
 func newAgentRegister() *cobra.Command {
 	var tenant, class, owner, purpose, integrity string
-	var asJSON bool
+	var asJSON, single bool
 	cmd := &cobra.Command{
 		Use: "register NAME", Short: "Register an agent",
 		Long: "Registers an agent, active at once. The same content again changes nothing; other content under the same name is refused.",
@@ -45,7 +45,7 @@ func newAgentRegister() *cobra.Command {
 				return err
 			}
 			r, err := s.RegisterAgent(cmd.Context(), &rpcv1.RegisterAgentRequest{Agent: &v1.Agent{
-				SpiffeId: id.String(), AgentClass: class, Owner: owner, Purpose: purpose, IntegrityCap: limit,
+				SpiffeId: id.String(), AgentClass: class, Owner: owner, Purpose: purpose, IntegrityCap: limit, SingleProcess: single,
 			}})
 			if err != nil {
 				return err
@@ -62,6 +62,7 @@ func newAgentRegister() *cobra.Command {
 	f.StringVar(&owner, "owner", "", "the accountable person or team")
 	f.StringVar(&purpose, "purpose", "", "what it is for, in a sentence")
 	f.StringVar(&integrity, "integrity", "untrusted", "what it says is trusted at most so far: untrusted or attested")
+	f.BoolVar(&single, "single-process", false, "refuse a second process of this agent while one is live; otherwise it is recorded only")
 	f.BoolVar(&asJSON, "json", false, "print the record as JSON")
 	return cmd
 }
@@ -94,14 +95,22 @@ func newAgentList() *cobra.Command {
 			for _, a := range r.GetAgents() {
 				rows = append(rows, []string{
 					a.GetSpiffeId(), a.GetAgentClass(), word(a.GetState().String(), "AGENT_STATE_"),
-					word(a.GetIntegrityCap().String(), "INTEGRITY_"), audit.Visible(a.GetOwner()), audit.Visible(a.GetPurpose()),
+					word(a.GetIntegrityCap().String(), "INTEGRITY_"), processes(a), audit.Visible(a.GetOwner()), audit.Visible(a.GetPurpose()),
 				})
 			}
-			return columns(cmd.OutOrStdout(), []string{"SPIFFE ID", "CLASS", "STATE", "INTEGRITY", "OWNER", "PURPOSE"}, rows)
+			return columns(cmd.OutOrStdout(), []string{"SPIFFE ID", "CLASS", "STATE", "INTEGRITY", "PROCESSES", "OWNER", "PURPOSE"}, rows)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print all records as JSON")
 	return cmd
+}
+
+// processes says how many processes may be the agent at a time.
+func processes(a *v1.Agent) string {
+	if a.GetSingleProcess() {
+		return "single"
+	}
+	return "any"
 }
 
 // word is an enum value for people.

@@ -66,11 +66,11 @@ func escapeGlob(s string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(s)
 }
 
-// readLogs returns the records of each log.
+// readLogs returns the records of each log, with what they leave to earlier ones written out.
 func readLogs(dirs []string) []iter.Seq2[audit.Record, error] {
 	out := make([]iter.Seq2[audit.Record, error], len(dirs))
 	for i, dir := range dirs {
-		out[i] = audit.ReadDir(dir)
+		out[i] = audit.Expanded(audit.ReadDir(dir))
 	}
 	return out
 }

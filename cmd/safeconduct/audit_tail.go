@@ -46,8 +46,10 @@ func newAuditTail() *cobra.Command {
 	return cmd
 }
 
-// tail prints records of several logs. next is the first seq of each folder that is not printed yet.
+// tail prints records of several logs. next is the first seq of each folder that is not printed yet; expand keeps what the records
+// before it have said.
 type tail struct {
+	expand audit.Expander
 	cmd    *cobra.Command
 	args   []string
 	asJSON bool
@@ -70,7 +72,7 @@ func (t *tail) added(most int) ([]audit.Record, error) {
 				return nil, cannotRead(err)
 			}
 			t.next[dir] = rec.Seq + 1
-			out = append(out, rec)
+			out = append(out, t.expand.Expand(rec))
 			if len(out) >= 2*most+1024 {
 				out = newestOf(out, most)
 			}

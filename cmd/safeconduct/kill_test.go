@@ -42,7 +42,7 @@ func TestKillUpLosesNothing(t *testing.T) {
 		recovered = recovered || rec.Event.GetKind() == v1.EventKind_EVENT_KIND_RECOVERED
 	}
 	receipts := 0
-	for rec, err := range audit.ReadDir(filepath.Join(w.dir, "audit", "acme-writer")) {
+	for rec, err := range audit.Expanded(audit.ReadDir(filepath.Join(w.dir, "audit", "acme-writer"))) {
 		if err != nil {
 			t.Fatal(err)
 		}

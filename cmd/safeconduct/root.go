@@ -14,7 +14,7 @@ func newRoot() *cobra.Command {
 		`  safeconduct up
   safeconduct agent register planner --tenant acme --class planner --owner ops@acme.example --purpose "plans work"
   safeconduct doctor`,
-		newUp(), newAgent(), newTable(), newGrant(), newMemory(), newAudit(), newProto(), newVersion(), newDoctor(), newDemo(), newDemoRole())
+		newUp(), newAgent(), newTable(), newGrant(), newMemory(), newAudit(), newAttack(), newChain(), newProto(), newVersion(), newDoctor(), newDemo(), newDemoRole())
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().String("dir", "", "state folder (default $SAFECONDUCT_DIR, $XDG_STATE_HOME/safeconduct or ~/.local/state/safeconduct)")

@@ -68,29 +68,35 @@ func readTrust(dir string) (trustView, error) {
 	if err != nil {
 		return trustView{}, err
 	}
-	bad := func(err error) (trustView, error) {
+	v, err := parseTrust(raw)
+	if err != nil {
 		return trustView{}, fmt.Errorf("%s is damaged: %w", path, err)
 	}
+	return v, nil
+}
+
+// parseTrust decodes a trust bundle and checks its signatures with the keys in it.
+func parseTrust(raw []byte) (trustView, error) {
 	var d v1.Dsse
 	if err := proto.Unmarshal(raw, &d); err != nil {
-		return bad(err)
+		return trustView{}, err
 	}
 	v := trustView{TrustBundle: &v1.TrustBundle{}, table: &v1.CapabilityTable{}}
 	if err := proto.Unmarshal(d.GetPayload(), v.TrustBundle); err != nil {
-		return bad(err)
+		return trustView{}, err
 	}
 	if _, err := delegation.OpenDsse(&d, delegation.TypeBundle, v.key(v1.KeyUse_KEY_USE_FEED)); err != nil {
-		return bad(err)
+		return trustView{}, err
 	}
 	if v.GetTable() == nil {
 		return v, nil
 	}
 	payload, err := delegation.OpenDsse(v.GetTable(), delegation.TypeTable, v.key(v1.KeyUse_KEY_USE_POLICY))
 	if err != nil {
-		return bad(err)
+		return trustView{}, err
 	}
 	if err := proto.Unmarshal(payload, v.table); err != nil {
-		return bad(err)
+		return trustView{}, err
 	}
 	return v, nil
 }

@@ -174,7 +174,7 @@ func (d *demo) proof(context.Context) error {
 	}
 	var all []iter.Seq2[audit.Record, error]
 	for _, dir := range dirs {
-		all = append(all, calls(audit.ReadDir(dir)))
+		all = append(all, calls(audit.Expanded(audit.ReadDir(dir))))
 	}
 	g, err := audit.BuildGraph(all...)
 	if err != nil {

@@ -2,6 +2,7 @@ package enforceconnect
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/safeconduct/safeconduct/delegation"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/identity"
 	"github.com/safeconduct/safeconduct/interceptors"
@@ -23,6 +25,7 @@ type (
 // connState is the session of one connection, resolved at its first request.
 type connState struct {
 	once    sync.Once
+	shown   *identity.ShownConn // nil where the listener does not wrap
 	session *interceptors.Session
 	refused error
 }
@@ -37,9 +40,14 @@ type edge struct {
 	rc      *http.ResponseController
 }
 
-// ConnContext belongs into http.Server.ConnContext: it gives each connection a session of its own, so that chain references work.
-func ConnContext(ctx context.Context, _ net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, new(connState))
+// ConnContext belongs into http.Server.ConnContext: it gives each connection a session of its own, so that chain references work. For
+// signed receipts the listener is to be an identity.ShownListener as well.
+func ConnContext(ctx context.Context, c net.Conn) context.Context {
+	st := new(connState)
+	if t, ok := c.(*tls.Conn); ok {
+		st.shown, _ = t.NetConn().(*identity.ShownConn)
+	}
+	return context.WithValue(ctx, connKey{}, st)
 }
 
 // Middleware resolves the peer before the body is read, refuses every method but POST, bounds the body, and records the calls
@@ -50,7 +58,7 @@ func Middleware(e *interceptors.Enforcer, next http.Handler) http.Handler {
 		if !ok {
 			st = new(connState)
 		}
-		st.once.Do(func() { st.session, st.refused = accept(e, r) })
+		st.once.Do(func() { st.session, st.refused = accept(e, r, st.shown) })
 		who := ""
 		if st.session != nil {
 			who = st.session.Peer().ID.String()
@@ -98,7 +106,7 @@ func unknown(e *interceptors.Enforcer) http.Handler {
 // maxBody bounds what a streaming request may send in all; each message is bounded by connect.
 const maxBody = 64 << 20
 
-func accept(e *interceptors.Enforcer, r *http.Request) (*interceptors.Session, error) {
+func accept(e *interceptors.Enforcer, r *http.Request, shown *identity.ShownConn) (*interceptors.Session, error) {
 	if r.TLS == nil {
 		return nil, e.RefuseTransport("", interceptors.Refuse(v1.Reason_REASON_PEER_NO_TLS, nil))
 	}
@@ -106,7 +114,14 @@ func accept(e *interceptors.Enforcer, r *http.Request) (*interceptors.Session, e
 	if err != nil {
 		return nil, e.RefuseTransport("", interceptors.Refuse(v1.Reason_REASON_PEER_NOT_SVID, err))
 	}
-	return e.Accept(p)
+	s, err := e.Accept(p)
+	if err != nil || shown == nil {
+		return s, err
+	}
+	if k, err := delegation.NewSigner(shown.SVID()); err == nil { // without one, methods that owe a receipt are not answered
+		s.SetSigner(k)
+	}
+	return s, nil
 }
 
 // SessionFrom returns the session of the connection that a call came on, nil when the peer was not admitted, and why not. It

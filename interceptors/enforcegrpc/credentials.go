@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 
+	"github.com/safeconduct/safeconduct/delegation"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/identity"
 	"github.com/safeconduct/safeconduct/interceptors"
@@ -39,7 +40,8 @@ type serverCredentials struct {
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
+	shown := identity.Shown(raw)
+	conn, info, err := c.TransportCredentials.ServerHandshake(shown)
 	if err != nil {
 		return nil, nil, c.e.RefuseTransport("", interceptors.Refuse(v1.Reason_REASON_PEER_NOT_SVID, fmt.Errorf("%s: %w", raw.RemoteAddr(), err)))
 	}
@@ -52,9 +54,14 @@ func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 	}
 	out.who = p.ID.String()
 	out.session, out.refused = c.e.Accept(p)
+	conn = out.session.Track(conn)
 	if out.refused != nil {
 		out.session = nil
 		time.AfterFunc(refusedLife, func() { _ = conn.Close() }) // long enough to be told why
+		return conn, out, nil
+	}
+	if k, err := delegation.NewSigner(shown.SVID()); err == nil { // without one, methods that owe a receipt are not answered
+		out.session.SetSigner(k)
 	}
 	return conn, out, nil
 }

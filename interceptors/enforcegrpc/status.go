@@ -18,11 +18,12 @@ import (
 // Status is what a peer sees of err: a refusal with its ErrorInfo; an author's own status with code and message and without any
 // detail of our domain; the code of a context error; INTERNAL without text for everything else.
 func Status(err error) *status.Status {
+	if err == nil {
+		return nil // before the variables below, which errors.As moves to the heap
+	}
 	var d *interceptors.Denial
 	var pub *interceptors.PublicError
 	switch err = own(err); {
-	case err == nil:
-		return nil
 	case errors.As(err, &d):
 		return denied(d)
 	case errors.As(err, &pub):

@@ -20,12 +20,14 @@ var floors = []floor{
 	{"0a", []string{"gen/safeconduct/v1", "internal/boltfile", "internal/mutant", "proto", "examples/incident/logs"}},
 	{"0b", []string{"identity"}},
 	{"1", []string{"identity/token", "delegation", "audit"}},
-	{"2a", []string{"policy/cedarx"}},
+	// replaybolt is the file of what was spent.
+	{"2a", []string{"policy/cedarx", "internal/replaybolt"}},
 	{"2b", []string{"policy"}},
 	{"3a", []string{"policy/conduct", "memory"}},
 	{"3b", []string{"memory/bolt", "memory/postgres", "memory/keyring/file", "memory/memorytest"}},
 	{"4", []string{"interceptors"}},
-	{"5a", []string{"gen/safeconduct/rpc/v1"}},
+	// wirecodec is the codec of messages under grpc.
+	{"5a", []string{"gen/safeconduct/rpc/v1", "internal/wirecodec"}},
 	// examples/*/gen: the generated stubs of an example's own services.
 	{"5b", []string{"gen/safeconduct/rpc/v1/safeconductrpcv1connect", "examples/*/gen/..."}},
 	{"6", []string{"interceptors/enforcegrpc", "interceptors/enforceconnect", "internal/revfeed"}},
@@ -35,15 +37,15 @@ var floors = []floor{
 		"runtime/model", "authority/postgres",
 	}},
 	// plane wires authority, memory and audit into one process; operator is a client of the authority's socket; intruder attacks an
-	// endpoint with a client of its own.
-	{"8a", []string{"internal/console", "internal/plane", "internal/operator", "internal/intruder"}},
+	// endpoint with a client of its own; chaintext writes chains for people.
+	{"8a", []string{"internal/chaintext", "internal/console", "internal/plane", "internal/operator", "internal/intruder"}},
 	{"8b", []string{"examples/..."}},
 	// The demo command runs an example.
 	{"8c", []string{"cmd/safeconduct/..."}},
 }
 
 // testRooms may import anything of ours. Only tests and the importers of testRoomImporters may import them.
-var testRooms = []string{"internal/meshtest/...", "internal/archtest", "internal/hammer/...", "internal/spiretest"}
+var testRooms = []string{"internal/meshtest/...", "internal/archtest", "internal/hammer/...", "internal/spiretest", "internal/vectors/...", "internal/mutant/mutanttest"}
 
 // testRoomImporters are the non-test packages that may import a test room.
 var testRoomImporters = map[string][]string{
@@ -54,12 +56,13 @@ var testRoomImporters = map[string][]string{
 	"internal/meshtest/...": testRooms,
 	"internal/archtest":     testRooms,
 	"internal/hammer/...":   testRooms,
+	"internal/vectors/...":  testRooms,
 }
 
 // usesTesting are the packages, besides tests, that may import "testing", because only tests import them: contract suites and
 // harnesses. A production package that reaches one of them reaches "testing" and fails.
 var usesTesting = []string{
-	"memory/memorytest", "runtime/mailboxtest", "runtime/agenttest", "internal/meshtest/...", "internal/archtest",
+	"memory/memorytest", "runtime/mailboxtest", "runtime/agenttest", "internal/meshtest/...", "internal/archtest", "internal/mutant/mutanttest",
 }
 
 // inRoom reports whether the package pkg, a path below Module, belongs to room.

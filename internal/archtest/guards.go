@@ -51,6 +51,7 @@ var guards = []guard{
 	{room: "delegation", spiffe: spiffeBase},
 	// x/sys: locks, preallocation and data sync of segment files.
 	{room: "audit", modules: []string{"github.com/transparency-dev/merkle", "golang.org/x/mod/sumdb", "golang.org/x/sys"}},
+	{room: "internal/replaybolt", bbolt: direct},
 	{room: "policy/cedarx", modules: []string{"github.com/cedar-policy/cedar-go"}},
 	{room: "policy", modules: []string{"github.com/cedar-policy/cedar-go", "!github.com/cedar-policy/cedar-go/x/exp"}},
 	{room: "policy/conduct"},
@@ -61,6 +62,7 @@ var guards = []guard{
 	{room: "memory/memorytest"},
 	{room: "interceptors"},
 	{room: "gen/safeconduct/rpc/v1", grpc: direct, http: reached},
+	{room: "internal/wirecodec", grpc: direct, http: reached},
 	{room: "gen/safeconduct/rpc/v1/safeconductrpcv1connect", grpc: reached, connect: direct, http: direct},
 	{room: "examples/*/gen/...", grpc: direct, connect: direct, http: direct},
 	{room: "interceptors/enforcegrpc", grpc: direct, http: reached, modules: []string{"google.golang.org/genproto/googleapis/rpc"}},
@@ -86,6 +88,7 @@ var guards = []guard{
 		modules: []string{"golang.org/x/sys", "google.golang.org/genproto/googleapis/rpc"},
 	},
 	{room: "authority/postgres", grpc: reached, connect: reached, http: reached, bbolt: reached, modules: []string{"github.com/jackc/pgx/v5"}},
+	{room: "internal/chaintext", spiffe: spiffeBase},
 	{room: "internal/console", connect: reached, http: direct},
 	{room: "internal/plane", grpc: reached, connect: reached, http: reached, bbolt: reached},
 	{

@@ -10,10 +10,12 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/safeconduct/safeconduct/audit"
+	"github.com/safeconduct/safeconduct/delegation"
 	rpcv1 "github.com/safeconduct/safeconduct/gen/safeconduct/rpc/v1"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/identity"
 	"github.com/safeconduct/safeconduct/internal/meshtest/meshpb"
+	"github.com/safeconduct/safeconduct/internal/wirecodec"
 	"github.com/safeconduct/safeconduct/policy"
 	"github.com/safeconduct/safeconduct/runtime"
 )
@@ -39,7 +41,11 @@ func newRawClient(ctx context.Context, s *startSpec) (*rawClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := grpc.NewClient("passthrough:///"+s.Address, grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(src, peer))))
+	opts := []grpc.DialOption{grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(src, peer)))}
+	if s.Kind == lean {
+		opts = append(opts, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(wirecodec.New())))
+	}
+	conn, err := grpc.NewClient("passthrough:///"+s.Address, opts...)
 	if err != nil {
 		return nil, errors.Join(err, src.Close())
 	}
@@ -71,6 +77,13 @@ func (c *rawClient) work(ctx context.Context, r *runSpec) (*result, error) {
 	}
 	client := rpcv1.NewExchangeServiceClient(c.conn)
 	e := &enveloper{self: leaf.Delegate(), peer: c.peer, chain: chain, refs: references(), purpose: r.Mandate.Purpose, body: c.body}
+	if c.spec.Kind == lean {
+		ref, ok := delegation.Reference(leaf, chain)
+		if !ok {
+			return nil, errNoReference
+		}
+		e.chain, e.ref = nil, ref[:]
+	}
 	res := load(r, func() call {
 		return func() error { return e.send(ctx, client) }
 	})
@@ -121,6 +134,8 @@ func (c *agentClient) work(ctx context.Context, r *runSpec) (*result, error) {
 		return func() error { return callForeign(ctx, c.mesh, c.body, share) }
 	}), nil
 }
+
+var errNoReference = errors.New("the chain has no reference")
 
 var errOther = errors.New("the echo is not what was sent")
 

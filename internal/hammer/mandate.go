@@ -120,7 +120,8 @@ func internalLabel() *v1.Label {
 // enveloper builds by hand what runtime.Conn builds, for the variant in which nobody looks at it.
 type enveloper struct {
 	self, peer identity.AgentID
-	chain      *v1.DelegationChain
+	chain      *v1.DelegationChain // or ref
+	ref        []byte
 	refs       []*v1.ContextRef
 	purpose    string
 	body       string
@@ -139,7 +140,7 @@ func (e *enveloper) envelope() (*v1.Envelope, error) {
 		Kind: v1.FrameKind_FRAME_KIND_OPEN, HalfClose: true, Id: ids[:16], Conversation: ids[16:], Method: meshpb.MeshService_Foreign_FullMethodName,
 		Tenant: e.self.Tenant().Name(), Recipient: e.peer.String(), Payload: payload, PayloadType: string(req.ProtoReflect().Descriptor().FullName()),
 		Intent: &v1.Intent{Action: foreignAction, Resource: []string{"agent", e.peer.Name()}, Purpose: e.purpose, ArgumentsDigest: sum[:]},
-		Chain:  e.chain, Control: internalLabel(), Context: e.refs, DeadlineUnixMs: time.Now().Add(30 * time.Second).UnixMilli(),
+		Chain:  e.chain, ChainRef: e.ref, Control: internalLabel(), Context: e.refs, DeadlineUnixMs: time.Now().Add(30 * time.Second).UnixMilli(),
 	}
 	for i, r := range e.refs {
 		env.Data = append(env.Data, &v1.DataLabel{Ref: uint32(i), Label: r.GetLabel()})

@@ -15,6 +15,7 @@ import (
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/identity"
 	"github.com/safeconduct/safeconduct/internal/meshtest/meshpb"
+	"github.com/safeconduct/safeconduct/internal/wirecodec"
 	"github.com/safeconduct/safeconduct/runtime"
 )
 
@@ -92,9 +93,14 @@ func newRawServer(ctx context.Context, s *startSpec, calls *handled) (*rawServer
 		return nil, errors.Join(err, src.Close())
 	}
 	r := &rawServer{
-		src: src, server: grpc.NewServer(grpc.Creds(credentials.NewTLS(identity.ServerTLS(src)))), addr: l.Addr().String(),
+		src: src, addr: l.Addr().String(),
 		ended: make(chan error, 1),
 	}
+	opts := []grpc.ServerOption{grpc.Creds(credentials.NewTLS(identity.ServerTLS(src)))}
+	if s.Kind == lean {
+		opts = append(opts, grpc.ForceServerCodecV2(wirecodec.New()))
+	}
+	r.server = grpc.NewServer(opts...)
 	e := &echo{calls: calls, failEvery: s.FailEvery}
 	meshpb.RegisterMeshServiceServer(r.server, e)
 	rpcv1.RegisterExchangeServiceServer(r.server, &carrier{echo: e})

@@ -14,6 +14,8 @@ const (
 	raw kind = "raw"
 	// envelope is raw with the request inside an Envelope that carries chain, labels and references. Nobody checks any of it.
 	envelope kind = "envelope"
+	// lean is envelope as the runtime sends it once the callee knows the chain: by reference, and with the codec of the hot path.
+	lean kind = "lean"
 	// buffered is runtime.Conn and runtime.Agent with all checks on, for a method that declares AUDIT_CLASS_BUFFERED.
 	buffered kind = "buffered"
 	// durable is buffered for a method of AUDIT_CLASS_DURABLE_BEFORE_EFFECT, which a method has that declares none.
@@ -44,8 +46,11 @@ func Variants() []Variant {
 		{Name: floorName, kind: raw},
 		{Name: controlName, kind: raw},
 		{Name: "envelope-unchecked", kind: envelope, hops: 3},
+		{Name: "reference-unchecked", kind: lean, hops: 3},
 		{Name: "deliver-1-hop", kind: buffered, hops: 1},
 		{Name: "deliver-3-hops", kind: buffered, hops: 3},
+		{Name: "deliver-5-hops", kind: buffered, hops: 5},
+		{Name: "deliver-8-hops", kind: buffered, hops: 8},
 		{Name: "deliver-3-hops-durable", kind: durable, hops: 3},
 	}
 }

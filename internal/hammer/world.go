@@ -28,7 +28,7 @@ const (
 	meshResource  = "mesh"
 	purpose       = "measure what a call costs"
 	// chainDepth lets the longest chain end at the server.
-	chainDepth = 3
+	chainDepth = 8
 	// tableRows is the size of the capability table, and keyRows how many of them stand under the key of the measured action.
 	tableRows = 500
 	keyRows   = 16
@@ -61,7 +61,10 @@ func openWorld(ctx context.Context, dir string, variants []Variant) (_ *world, e
 	if err != nil {
 		return nil, err
 	}
-	names := []string{"relay-0", "relay-1"}
+	var names []string
+	for i := range chainDepth - 1 {
+		names = append(names, "relay-"+strconv.Itoa(i))
+	}
 	for _, v := range variants {
 		names = append(names, v.agent(roleServer), v.agent(roleClient))
 	}
@@ -77,7 +80,7 @@ func openWorld(ctx context.Context, dir string, variants []Variant) (_ *world, e
 	if _, err := w.plane.Authority.EditTable(ctx, table(), nil); err != nil {
 		return nil, err
 	}
-	for _, n := range names[:2] {
+	for _, n := range names[:chainDepth-1] {
 		id, err := identity.ParseAgent(agentID(n))
 		if err != nil {
 			return nil, err

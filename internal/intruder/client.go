@@ -2,9 +2,9 @@ package intruder
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
+	"net"
 	"slices"
 	"time"
 
@@ -52,32 +52,45 @@ func (bytesCodec) Unmarshal(data []byte, v any) error {
 // dial opens a connection of its own to the target over the intruder's SVID.
 func (x *intruder) dial() (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+x.cfg.TargetAddr,
+		grpc.WithContextDialer(x.connect), // and no proxy of the environment
 		grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(x.cfg.Source, x.cfg.Target))),
 		grpc.WithDisableRetry(), grpc.WithDisableServiceConfig())
 }
 
+// connect opens every connection of the intruder to its target.
+func (x *intruder) connect(ctx context.Context, addr string) (net.Conn, error) {
+	if x.cfg.Dial != nil {
+		return x.cfg.Dial(ctx, addr)
+	}
+	return new(net.Dialer).DialContext(ctx, "tcp", addr)
+}
+
 // deliver sends one marshalled Envelope.
 func deliver(ctx context.Context, cc *grpc.ClientConn, raw []byte) answer {
+	return answerOf(deliverTo(ctx, cc, raw))
+}
+
+func deliverTo(ctx context.Context, cc *grpc.ClientConn, raw []byte) error {
 	var reply []byte
 	err := cc.Invoke(ctx, rpcv1.ExchangeService_Deliver_FullMethodName, raw, &reply, grpc.ForceCodec(bytesCodec{}))
 	if err != nil {
-		return answerOf(err)
+		return err
 	}
 	var env v1.Envelope
 	if err := proto.Unmarshal(reply, &env); err != nil {
-		return answerOf(status.Errorf(codes.Internal, "the reply does not decode: %v", err))
+		return status.Errorf(codes.Internal, "the reply does not decode: %v", err)
 	}
 	if env.GetKind() != v1.FrameKind_FRAME_KIND_RESULT {
-		return answerOf(status.Errorf(codes.Internal, "the reply is a frame %s", env.GetKind()))
+		return status.Errorf(codes.Internal, "the reply is a frame %s", env.GetKind())
 	}
 	if len(env.GetStatus()) > 0 {
 		var st spb.Status
 		if err := proto.Unmarshal(env.GetStatus(), &st); err != nil {
-			return answerOf(status.Errorf(codes.Internal, "the status of the reply does not decode: %v", err))
+			return status.Errorf(codes.Internal, "the status of the reply does not decode: %v", err)
 		}
-		return answerOf(status.ErrorProto(&st))
+		return status.ErrorProto(&st)
 	}
-	return ok()
+	return nil
 }
 
 // list makes the same call as guarded gRPC, with env beside the request or none.
@@ -88,10 +101,8 @@ func list(ctx context.Context, cc *grpc.ClientConn, ns []string, env *v1.Envelop
 
 // beside is a valid envelope for a typed request on ns.
 func (x *intruder) beside(chain *v1.DelegationChain, ns []string) *v1.Envelope {
-	id := make([]byte, 16)
-	_, _ = rand.Read(id) // never fails: crypto/rand ends the process instead
 	return &v1.Envelope{
-		Id: id, Method: rpcv1.MemoryService_List_FullMethodName, Chain: chain,
+		Id: random(nonceBytes), Method: rpcv1.MemoryService_List_FullMethodName, Chain: chain,
 		Intent:         &v1.Intent{Action: listAction, Resource: ns, Purpose: x.cfg.Purpose},
 		DeadlineUnixMs: x.cfg.Now().Add(envelopeLife).UnixMilli(),
 		Tenant:         x.cfg.Self.Tenant().Name(), Recipient: x.cfg.Target.String(),

@@ -1,9 +1,11 @@
 package intruder
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -46,6 +48,8 @@ type Config struct {
 	Sibling identity.AgentID
 	// Now is the intruder's clock; nil is time.Now.
 	Now func() time.Time
+	// Dial opens connections to TargetAddr; nil is TCP.
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
 }
 
 // need is one input of an attack, checked before anything is sent.

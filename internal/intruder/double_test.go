@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	rpcv1 "github.com/safeconduct/safeconduct/gen/safeconduct/rpc/v1"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
@@ -37,15 +39,44 @@ type double struct {
 	self     string
 	identity atomic.Value // string, once the operator socket admitted somebody
 	frame    v1.Envelope
+
+	mu     sync.Mutex
+	chains []*v1.DelegationChain
+}
+
+// hops are the last ones of the chains that were delivered.
+func (d *double) hops(t *testing.T) []*v1.HopPayload {
+	t.Helper()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []*v1.HopPayload
+	for _, c := range d.chains {
+		hop := new(v1.HopPayload)
+		if err := proto.Unmarshal(c.GetHops()[len(c.GetHops())-1].GetPayload(), hop); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, hop)
+	}
+	return out
 }
 
 func (d *double) next(ctx context.Context) error { return d.answer(ctx, int(d.asked.Add(1)-1)) }
 
-func (d *double) Deliver(ctx context.Context, _ *v1.Envelope) (*v1.Envelope, error) {
+func (d *double) Deliver(ctx context.Context, env *v1.Envelope) (*v1.Envelope, error) {
+	if c := env.GetChain(); len(c.GetHops()) > 0 {
+		d.mu.Lock()
+		d.chains = append(d.chains, c)
+		d.mu.Unlock()
+	}
 	if err := d.next(ctx); err != nil {
 		return nil, err
 	}
 	return &v1.Envelope{Kind: d.frame.GetKind(), Status: d.frame.GetStatus()}, nil
+}
+
+// Present takes any chain for known.
+func (d *double) Present(context.Context, *rpcv1.PresentRequest) (*rpcv1.PresentResponse, error) {
+	return &rpcv1.PresentResponse{ChainRef: make([]byte, 32)}, nil
 }
 
 func (d *double) List(ctx context.Context, _ *rpcv1.ListRequest) (*rpcv1.ListResponse, error) {
@@ -110,7 +141,7 @@ func newDouble(t *testing.T, answer func(context.Context, int) error, wrap ...fu
 	return d, intruder.Config{
 		Self: mallory, Source: w.Identity(mallory), Target: memory, TargetAddr: addr, Namespace: namespace, Foreign: foreign,
 		OtherTenant: "globex", Purpose: purpose, Sibling: alice, OperatorSocket: socket, WorkloadSocket: "unix://" + socket,
-		Grant: grant(time.Minute), OtherGrant: grant(time.Minute), ShortGrant: grant(2 * time.Second),
+		Grant: grant(10 * time.Minute), OtherGrant: grant(time.Minute), ShortGrant: grant(2 * time.Second),
 		StolenChain: w.Chain(t, meshPath(alice, memory), meshtest.Purpose(purpose)), Now: w.Now,
 	}
 }

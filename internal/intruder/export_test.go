@@ -14,5 +14,5 @@ func OwnChain(cfg Config, grant *v1.SignedStatement) (*v1.DelegationChain, error
 
 // Knock connects with cfg and says how the server took it.
 func Knock(ctx context.Context, addr string, cfg *tls.Config) string {
-	return knock(ctx, addr, cfg).got
+	return (&intruder{cfg: Config{TargetAddr: addr}}).knock(ctx, cfg).got
 }

@@ -24,6 +24,7 @@ const (
 	// A hop ends this long before its signer's certificate, or a tenth of the certificate's life when that is less.
 	hopMargin      = 30 * time.Second
 	hopMarginShare = 10
+	nonceBytes     = 16
 	rogueLife      = time.Hour
 	serialBits     = 120
 )
@@ -31,21 +32,41 @@ const (
 // chain makes the hop from the intruder to the target below a grant and signs it with the intruder's own key. It holds nothing
 // against any rule: more is added to what the grant may pass on, whatever it is. delegation.Append would refuse that.
 func (x *intruder) chain(grant *v1.SignedStatement, more ...*v1.Capability) (*v1.DelegationChain, error) {
+	return x.forge(grant, func(h *v1.HopPayload) {
+		for _, c := range more {
+			c = proto.CloneOf(c)
+			c.Reach = h.GetDepth()
+			h.Capabilities = append(h.Capabilities, c)
+		}
+	})
+}
+
+// forge is an honest hop below a grant, spoilt and then properly signed.
+func (x *intruder) forge(grant *v1.SignedStatement, spoil ...func(*v1.HopPayload)) (*v1.DelegationChain, error) {
 	g, err := readGrant(grant)
 	if err != nil {
 		return nil, fmt.Errorf("reading a grant: %w", err)
 	}
-	svid, err := x.cfg.Source.GetX509SVID()
-	if err != nil {
-		return nil, fmt.Errorf("own SVID: %w", err)
-	}
-	signer, err := delegation.NewSigner(svid)
+	signer, err := x.signer()
 	if err != nil {
 		return nil, err
 	}
-	payload, err := proto.Marshal(x.hop(grant, g, more, signer))
+	hop := x.hop(grant, g, signer)
+	for _, f := range spoil {
+		f(hop)
+	}
+	payload, err := proto.Marshal(hop)
 	if err != nil {
 		return nil, fmt.Errorf("marshalling a hop: %w", err)
+	}
+	return x.seal(grant, payload)
+}
+
+// seal signs the bytes of a hop, whatever they are, and hangs it below a grant.
+func (x *intruder) seal(grant *v1.SignedStatement, payload []byte) (*v1.DelegationChain, error) {
+	signer, err := x.signer()
+	if err != nil {
+		return nil, err
 	}
 	sig, certs, err := signer.Sign(delegation.TypeHop, payload)
 	if err != nil {
@@ -58,25 +79,28 @@ func (x *intruder) chain(grant *v1.SignedStatement, more ...*v1.Capability) (*v1
 	}, nil
 }
 
+func (x *intruder) signer() (delegation.Signer, error) {
+	svid, err := x.cfg.Source.GetX509SVID()
+	if err != nil {
+		return nil, fmt.Errorf("own SVID: %w", err)
+	}
+	return delegation.NewSigner(svid)
+}
+
 // hop is the last one of its chain: it lets nobody follow.
-func (x *intruder) hop(grant *v1.SignedStatement, g *v1.GrantPayload, more []*v1.Capability, signer delegation.Signer) *v1.HopPayload {
+func (x *intruder) hop(grant *v1.SignedStatement, g *v1.GrantPayload, signer delegation.Signer) *v1.HopPayload {
 	depth := g.GetDepthUsed() + 1
 	var caps []*v1.Capability
 	for _, c := range g.GetCapabilities() {
 		if c.GetReach() >= depth {
-			caps = append(caps, proto.CloneOf(c))
+			c = proto.CloneOf(c)
+			c.Reach = depth
+			caps = append(caps, c)
 		}
-	}
-	for _, c := range more {
-		caps = append(caps, proto.CloneOf(c))
-	}
-	for _, c := range caps {
-		c.Reach = depth
 	}
 	now := x.cfg.Now()
 	margin := min(hopMargin, signer.NotAfter().Sub(signer.NotBefore())/hopMarginShare)
-	parent, nonce := grantID(grant), make([]byte, 16)
-	_, _ = rand.Read(nonce) // never fails: crypto/rand ends the process instead
+	parent := grantID(grant)
 	return &v1.HopPayload{
 		Version: 1, ChainId: g.GetChainId(), Depth: depth, ParentId: parent[:],
 		Issuer: signer.ID().String(), Delegate: x.cfg.Target.String(), Tenant: g.GetTenant(),
@@ -84,12 +108,20 @@ func (x *intruder) hop(grant *v1.SignedStatement, g *v1.GrantPayload, more []*v1
 		IssuedAtMs:     now.UnixMilli(),
 		NotBeforeMs:    max(g.GetNotBeforeMs(), now.Add(-hopBackdate).UnixMilli()),
 		ExpiresAtMs:    min(g.GetExpiresAtMs(), signer.NotAfter().Add(-margin).UnixMilli()),
-		StatementNonce: nonce, PurposeDigest: g.GetPurposeDigest(),
+		StatementNonce: random(nonceBytes), PurposeDigest: g.GetPurposeDigest(),
 	}
 }
 
+// random returns n random bytes.
+func random(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails: crypto/rand ends the process instead
+	return b
+}
+
 // rogueCertificate is an SVID for id from a certificate authority that nobody trusts, in all else as a real one.
-func rogueCertificate(id identity.AgentID, now time.Time) (*tls.Certificate, error) {
+// change may make it less real.
+func rogueCertificate(id identity.AgentID, now time.Time, change ...func(*x509.Certificate)) (*tls.Certificate, error) {
 	root, rootKey, err := issue(&x509.Certificate{
 		Subject: pkix.Name{CommonName: id.TrustDomain().Name()}, URIs: []*url.URL{id.TrustDomain().ID().URL()},
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, IsCA: true,
@@ -97,10 +129,14 @@ func rogueCertificate(id identity.AgentID, now time.Time) (*tls.Certificate, err
 	if err != nil {
 		return nil, err
 	}
-	leaf, key, err := issue(&x509.Certificate{
+	template := &x509.Certificate{
 		URIs: []*url.URL{id.ID().URL()}, DNSNames: []string{id.DNSName()}, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}, now, root, rootKey)
+	}
+	for _, f := range change {
+		f(template)
+	}
+	leaf, key, err := issue(template, now, root, rootKey)
 	if err != nil {
 		return nil, err
 	}

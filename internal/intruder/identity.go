@@ -51,7 +51,7 @@ func forgedID(ctx context.Context, x *intruder) (finding, error) {
 	}
 	cfg := identity.ClientTLS(x.cfg.Source, x.cfg.Target)
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return forged, nil }
-	a := knock(ctx, x.cfg.TargetAddr, cfg)
+	a := x.knock(ctx, cfg)
 	f.mutations = []answer{a}
 	if a.got == peerUnverified {
 		f.note = fmt.Sprintf("the handshake was refused (%s), so no decision id can come back: look for TRANSPORT_REFUSED in the receiver's audit log", a.text)
@@ -60,8 +60,8 @@ func forgedID(ctx context.Context, x *intruder) (finding, error) {
 }
 
 // knock connects and waits for the server's first word.
-func knock(ctx context.Context, addr string, cfg *tls.Config) answer {
-	raw, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+func (x *intruder) knock(ctx context.Context, cfg *tls.Config) answer {
+	raw, err := x.connect(ctx, x.cfg.TargetAddr)
 	if err != nil {
 		return answerOf(status.Error(codes.Unavailable, err.Error()))
 	}

@@ -69,7 +69,7 @@ func codeName(c codes.Code) string {
 	return codeName(codes.Unknown)
 }
 
-func (a answer) admitted() bool { return a.got == admitted }
+func (a answer) admitted() bool { return a.got == admitted && a.code == codes.OK }
 
 // inconclusive reports whether the receiver did not decide at all.
 func (a answer) inconclusive() bool {

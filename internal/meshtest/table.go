@@ -39,7 +39,7 @@ func newTable(w *World, tb testing.TB) *Table {
 		tb.Fatalf("naming a policy key: %v", err)
 	}
 	return &Table{w: w, tb: tb, key: priv, keyID: id, table: &v1.CapabilityTable{
-		Version: 1, TrustDomain: TrustDomain, Serial: 1, IssuedAtMs: w.Now().UnixMilli(),
+		Version: 1, TrustDomain: w.TD.Name(), Serial: 1, IssuedAtMs: w.Now().UnixMilli(),
 	}}
 }
 

@@ -17,7 +17,7 @@ import (
 	"github.com/safeconduct/safeconduct/policy"
 )
 
-// TrustDomain is the trust domain of every World.
+// TrustDomain is the trust domain of the World that New makes.
 const TrustDomain = "mesh.test"
 
 // DefaultClass is the class of agents that are registered without one.
@@ -48,8 +48,15 @@ type World struct {
 // New returns a World without agents whose table permits nothing.
 func New(tb testing.TB) *World {
 	tb.Helper()
+	return In(tb, TrustDomain)
+}
+
+// In is New for another trust domain. Grants that the World makes are of TrustDomain all the same, so such a World serves
+// tests that bring chains of their own.
+func In(tb testing.TB, trustDomain string) *World {
+	tb.Helper()
 	w := &World{
-		tb: tb, TD: spiffeid.RequireTrustDomainFromString(TrustDomain), Registry: &Registry{},
+		tb: tb, TD: spiffeid.RequireTrustDomainFromString(trustDomain), Registry: &Registry{},
 		sources: map[identity.AgentID]*Source{}, verifiers: map[identity.AgentID]*delegation.Verifier{},
 		engines: map[identity.AgentID]*policy.Engine{},
 	}

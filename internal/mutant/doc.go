@@ -15,4 +15,14 @@ const (
 	SplicedChain     = "spliced-chain"
 	NoEnvelope       = "no-envelope"
 	PromptInjection  = "prompt-injection"
+	ProofBinding     = "proof-binding"
+	ProofRequired    = "proof-required"
+	ProofSignature   = "proof-signature"
+	SignedReceipt    = "signed-receipt"
+	// ReplayDurable is the refusal of an invocation proof that was spent, DuplicateIdentity that of a second process of one identity.
+	ReplayDurable     = "replay-durable"
+	DuplicateIdentity = "duplicate-identity"
+	RenewalHolder     = "renewal-holder"
+	RenewalDepth      = "renewal-depth"
+	Lineage           = "lineage"
 )

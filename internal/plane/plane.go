@@ -89,7 +89,8 @@ func Start(ctx context.Context, cfg Config) (_ *Plane, err error) {
 	}
 	p.Authority, err = authority.Start(context.WithoutCancel(ctx), authority.Config{
 		Dir: filepath.Join(cfg.Dir, "authority"), TrustDomain: cfg.TrustDomain, SocketDir: cfg.SocketDir, SVIDLifetime: cfg.SVIDLifetime,
-		Audit: p.log, PeerFrom: interceptors.PeerFrom, Describe: p.describe, Logger: cfg.Logger,
+		Audit: p.log, PeerFrom: interceptors.PeerFrom, Describe: p.describe, Issuer: p.foreignIssuer(),
+		Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, err
@@ -126,9 +127,7 @@ func (p *Plane) service(ctx context.Context, name string, log *audit.Log, rc run
 	p.sources = append(p.sources, src)
 	rc.Source, rc.Trust, rc.Audit = src, &localTrust{a: p.Authority, self: id}, log
 	rc.AgentBudget, rc.TenantBudget, rc.Logger = p.cfg.AgentBudget, p.cfg.TenantBudget, p.cfg.Logger
-	if log == nil {
-		rc.AuditDir = p.AuditDir(name)
-	}
+	rc.AuditDir = p.AuditDir(name)
 	return runtime.New(ctx, rc)
 }
 
@@ -138,6 +137,15 @@ func (p *Plane) source(ctx context.Context, id identity.AgentID) (identity.Sourc
 		return p.Authority.Source(id)
 	}
 	return runtime.WorkloadAPI(ctx, p.cfg.WorkloadAPI, id.String())
+}
+
+// foreignIssuer is nil for the embedded CA. Otherwise its roots are those that the authority's own runtime has, which starts after the
+// authority and before its first call.
+func (p *Plane) foreignIssuer() func() identity.Source {
+	if p.cfg.WorkloadAPI == "" {
+		return nil
+	}
+	return func() identity.Source { return p.issuer.Source() }
 }
 
 func (p *Plane) startMemory(ctx context.Context) error {

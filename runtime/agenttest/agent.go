@@ -36,6 +36,9 @@ func IntegrityCap(i v1.Integrity) AgentOption {
 	return func(s *agentSpec) { s.record.IntegrityCap = int32(i) }
 }
 
+// SingleProcess registers the agent as one process: a second one is refused while the first lives.
+func SingleProcess() AgentOption { return func(s *agentSpec) { s.record.SingleProcess = true } }
+
 // SVIDLife makes the agent's certificates live for d; they are replaced before half of it is over. The default is an hour, without
 // replacement.
 func SVIDLife(d time.Duration) AgentOption { return func(s *agentSpec) { s.life = d } }
@@ -79,7 +82,7 @@ func specOf(name string, options []AgentOption) agentSpec {
 }
 
 func (s *agentSpec) apply(r *identity.Record) {
-	r.Class, r.IntegrityCap = s.record.Class, s.record.IntegrityCap
+	r.Class, r.IntegrityCap, r.SingleProcess = s.record.Class, s.record.IntegrityCap, s.record.SingleProcess
 }
 
 // Restart drains the agent a if it serves, ends its process unless Stop or Kill did, and makes another of the same identity over the same audit log, at
@@ -98,11 +101,26 @@ func (w *World) Restart(a *runtime.Agent, options ...AgentOption) *runtime.Agent
 	return w.start(a.ID(), spec)
 }
 
+// Twin makes a second process of the agent a, with SVIDs and an audit folder of its own, as somebody does who starts a program twice.
+// It is there to call others; [World.Records] are those of a.
+func (w *World) Twin(a *runtime.Agent) *runtime.Agent {
+	w.tb.Helper()
+	w.mu.Lock()
+	spec := w.specs[a.ID()]
+	w.mu.Unlock()
+	return w.startIn(a.ID(), spec, filepath.Join(w.tb.TempDir(), "audit"))
+}
+
 func (w *World) start(id identity.AgentID, spec agentSpec) *runtime.Agent {
+	w.tb.Helper()
+	return w.startIn(id, spec, w.dir(id))
+}
+
+func (w *World) startIn(id identity.AgentID, spec agentSpec, dir string) *runtime.Agent {
 	w.tb.Helper()
 	src := w.source(id, spec.life)
 	p := &process{}
-	cfg := runtime.Config{Source: src, Trust: &trust{w: w, self: id}, AuditDir: w.dir(id), Now: w.mesh.Now}
+	cfg := runtime.Config{Source: src, Trust: &trust{w: w, self: id}, AuditDir: dir, Now: w.mesh.Now}
 	for _, f := range spec.change {
 		f(&cfg)
 	}
@@ -246,12 +264,12 @@ func (w *World) Dial(from, to *runtime.Agent) *runtime.Conn {
 	return c
 }
 
-// Records returns everything in the audit log of a, running or not.
+// Records returns everything in the audit log of a, running or not, expanded.
 func (w *World) Records(a *runtime.Agent) []*v1.AuditEvent {
 	w.tb.Helper()
 	_ = a.Audit().Sync(w.tb.Context()) // a closed log is durable already
 	var out []*v1.AuditEvent
-	for rec, err := range audit.ReadDir(w.dir(a.ID())) {
+	for rec, err := range audit.Expanded(audit.ReadDir(w.dir(a.ID()))) {
 		if err != nil {
 			w.tb.Fatalf("agenttest: audit log of %s: %v", a.ID(), err)
 		}

@@ -38,6 +38,7 @@ type World struct {
 	dirs      map[identity.AgentID]string
 	see       func(Message)
 	taps      map[identity.AgentID]string
+	unrenewed bool
 }
 
 // New returns a World without agents, in which nothing is permitted. It ends with the test.
@@ -142,6 +143,19 @@ func (w *World) await(what string, done func() bool) {
 
 // SetState changes the state of an agent in the registry, such as identity.StateSuspended. It is in force at once.
 func (w *World) SetState(a *runtime.Agent, s identity.State) { w.mesh.Registry.SetState(a.ID(), s) }
+
+// SetReplicated says whether the authority knows of more than one live process of an agent. It is in force at once.
+func (w *World) SetReplicated(a *runtime.Agent, many bool) {
+	w.tb.Helper()
+	rec := w.mesh.Registry.Agent(a.ID())
+	if rec == nil {
+		w.tb.Fatalf("agenttest: %s is not registered", a.ID())
+		return
+	}
+	next := *rec
+	next.Replicated = many
+	w.mesh.Registry.Put(next)
+}
 
 // GrantOption says what a grant carries.
 type GrantOption func(*grantSpec)

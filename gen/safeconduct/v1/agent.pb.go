@@ -117,6 +117,8 @@ type Agent struct {
 	IntegrityCap Integrity `protobuf:"varint,27,opt,name=integrity_cap,json=integrityCap,proto3,enum=safeconduct.v1.Integrity" json:"integrity_cap,omitempty"`
 	// At most one process may be this agent at a time: a second one is refused. Without it a second one is recorded only.
 	SingleProcess bool `protobuf:"varint,28,opt,name=single_process,json=singleProcess,proto3" json:"single_process,omitempty"`
+	// Processes that live as this agent, as far as the authority knows; said in the trust bundle only, where it is more than one.
+	Processes     uint32 `protobuf:"varint,29,opt,name=processes,proto3" json:"processes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -326,6 +328,13 @@ func (x *Agent) GetSingleProcess() bool {
 	return false
 }
 
+func (x *Agent) GetProcesses() uint32 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
 // Model describes the model an agent runs on.
 type Model struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -452,7 +461,7 @@ var File_safeconduct_v1_agent_proto protoreflect.FileDescriptor
 
 const file_safeconduct_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x1asafeconduct/v1/agent.proto\x12\x0esafeconduct.v1\x1a\x1fsafeconduct/v1/delegation.proto\x1a\x1asafeconduct/v1/label.proto\"\xa9\a\n" +
+	"\x1asafeconduct/v1/agent.proto\x12\x0esafeconduct.v1\x1a\x1fsafeconduct/v1/delegation.proto\x1a\x1asafeconduct/v1/label.proto\"\xc7\a\n" +
 	"\x05Agent\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n" +
@@ -485,7 +494,8 @@ const file_safeconduct_v1_agent_proto_rawDesc = "" +
 	"\rreview_due_ms\x18\x19 \x01(\x03R\vreviewDueMs\x12\x1a\n" +
 	"\brevision\x18\x1a \x01(\x04R\brevision\x12>\n" +
 	"\rintegrity_cap\x18\x1b \x01(\x0e2\x19.safeconduct.v1.IntegrityR\fintegrityCap\x12%\n" +
-	"\x0esingle_process\x18\x1c \x01(\bR\rsingleProcess\"i\n" +
+	"\x0esingle_process\x18\x1c \x01(\bR\rsingleProcess\x12\x1c\n" +
+	"\tprocesses\x18\x1d \x01(\rR\tprocesses\"i\n" +
 	"\x05Model\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +

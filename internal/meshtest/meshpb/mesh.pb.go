@@ -651,7 +651,7 @@ const file_mesh_v1_mesh_proto_rawDesc = "" +
 	"\x04text\x18\x01 \x01(\tR\x04text\"C\n" +
 	"\vOpenRequest\x124\n" +
 	"\benvelope\x18\x0f \x01(\v2\x18.safeconduct.v1.EnvelopeR\benvelope\"\x0e\n" +
-	"\fOpenResponse2\x9d\x04\n" +
+	"\fOpenResponse2\x9f\x04\n" +
 	"\vMeshService\x12S\n" +
 	"\x05Unary\x12\x15.mesh.v1.UnaryRequest\x1a\x16.mesh.v1.UnaryResponse\"\x1b\xfa\xa5\x19\x17\n" +
 	"\tmesh.call(\x01:\bresource\x12h\n" +
@@ -660,10 +660,17 @@ const file_mesh_v1_mesh_proto_rawDesc = "" +
 	"\fClientStream\x12\x1c.mesh.v1.ClientStreamRequest\x1a\x1d.mesh.v1.ClientStreamResponse\"\x19\xfa\xa5\x19\x15\n" +
 	"\tmesh.call:\bresource(\x01\x12R\n" +
 	"\x04Bidi\x12\x14.mesh.v1.BidiRequest\x1a\x15.mesh.v1.BidiResponse\"\x19\xfa\xa5\x19\x15\n" +
-	"\tmesh.call:\bresource(\x010\x01\x12T\n" +
-	"\aForeign\x12\x17.mesh.v1.ForeignRequest\x1a\x18.mesh.v1.ForeignResponse\"\x16\xfa\xa5\x19\x12\n" +
-	"\fmesh.foreign(\x03H\x02\x12;\n" +
-	"\x04Open\x12\x14.mesh.v1.OpenRequest\x1a\x15.mesh.v1.OpenResponse\"\x06\xfa\xa5\x19\x02x\x01BDZBgithub.com/safeconduct/safeconduct/internal/meshtest/meshpb;meshpbb\x06proto3"
+	"\tmesh.call:\bresource(\x010\x01\x12V\n" +
+	"\aForeign\x12\x17.mesh.v1.ForeignRequest\x1a\x18.mesh.v1.ForeignResponse\"\x18\xfa\xa5\x19\x14\n" +
+	"\fmesh.foreign \b(\x03H\x02\x12;\n" +
+	"\x04Open\x12\x14.mesh.v1.OpenRequest\x1a\x15.mesh.v1.OpenResponse\"\x06\xfa\xa5\x19\x02x\x012\x93\x02\n" +
+	"\fProofService\x12T\n" +
+	"\x06Proved\x12\x15.mesh.v1.UnaryRequest\x1a\x16.mesh.v1.UnaryResponse\"\x1b\xfa\xa5\x19\x17\n" +
+	"\tmesh.call:\bresource@\x01\x12W\n" +
+	"\tReceipted\x12\x15.mesh.v1.UnaryRequest\x1a\x16.mesh.v1.UnaryResponse\"\x1b\xfa\xa5\x19\x17\n" +
+	"\tmesh.call:\bresourceX\x01\x12T\n" +
+	"\x04Both\x12\x15.mesh.v1.UnaryRequest\x1a\x16.mesh.v1.UnaryResponse\"\x1d\xfa\xa5\x19\x19\n" +
+	"\tmesh.call:\bresource@\x01X\x01BDZBgithub.com/safeconduct/safeconduct/internal/meshtest/meshpb;meshpbb\x06proto3"
 
 var (
 	file_mesh_v1_mesh_proto_rawDescOnce sync.Once
@@ -705,14 +712,20 @@ var file_mesh_v1_mesh_proto_depIdxs = []int32{
 	6,  // 8: mesh.v1.MeshService.Bidi:input_type -> mesh.v1.BidiRequest
 	8,  // 9: mesh.v1.MeshService.Foreign:input_type -> mesh.v1.ForeignRequest
 	10, // 10: mesh.v1.MeshService.Open:input_type -> mesh.v1.OpenRequest
-	1,  // 11: mesh.v1.MeshService.Unary:output_type -> mesh.v1.UnaryResponse
-	3,  // 12: mesh.v1.MeshService.ServerStream:output_type -> mesh.v1.ServerStreamResponse
-	5,  // 13: mesh.v1.MeshService.ClientStream:output_type -> mesh.v1.ClientStreamResponse
-	7,  // 14: mesh.v1.MeshService.Bidi:output_type -> mesh.v1.BidiResponse
-	9,  // 15: mesh.v1.MeshService.Foreign:output_type -> mesh.v1.ForeignResponse
-	11, // 16: mesh.v1.MeshService.Open:output_type -> mesh.v1.OpenResponse
-	11, // [11:17] is the sub-list for method output_type
-	5,  // [5:11] is the sub-list for method input_type
+	0,  // 11: mesh.v1.ProofService.Proved:input_type -> mesh.v1.UnaryRequest
+	0,  // 12: mesh.v1.ProofService.Receipted:input_type -> mesh.v1.UnaryRequest
+	0,  // 13: mesh.v1.ProofService.Both:input_type -> mesh.v1.UnaryRequest
+	1,  // 14: mesh.v1.MeshService.Unary:output_type -> mesh.v1.UnaryResponse
+	3,  // 15: mesh.v1.MeshService.ServerStream:output_type -> mesh.v1.ServerStreamResponse
+	5,  // 16: mesh.v1.MeshService.ClientStream:output_type -> mesh.v1.ClientStreamResponse
+	7,  // 17: mesh.v1.MeshService.Bidi:output_type -> mesh.v1.BidiResponse
+	9,  // 18: mesh.v1.MeshService.Foreign:output_type -> mesh.v1.ForeignResponse
+	11, // 19: mesh.v1.MeshService.Open:output_type -> mesh.v1.OpenResponse
+	1,  // 20: mesh.v1.ProofService.Proved:output_type -> mesh.v1.UnaryResponse
+	1,  // 21: mesh.v1.ProofService.Receipted:output_type -> mesh.v1.UnaryResponse
+	1,  // 22: mesh.v1.ProofService.Both:output_type -> mesh.v1.UnaryResponse
+	14, // [14:23] is the sub-list for method output_type
+	5,  // [5:14] is the sub-list for method input_type
 	5,  // [5:5] is the sub-list for extension type_name
 	5,  // [5:5] is the sub-list for extension extendee
 	0,  // [0:5] is the sub-list for field type_name
@@ -731,7 +744,7 @@ func file_mesh_v1_mesh_proto_init() {
 			NumEnums:      0,
 			NumMessages:   12,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_mesh_v1_mesh_proto_goTypes,
 		DependencyIndexes: file_mesh_v1_mesh_proto_depIdxs,

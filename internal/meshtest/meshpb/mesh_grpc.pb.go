@@ -308,3 +308,185 @@ var MeshService_ServiceDesc = grpc.ServiceDesc{
 	},
 	Metadata: "mesh/v1/mesh.proto",
 }
+
+const (
+	ProofService_Proved_FullMethodName    = "/mesh.v1.ProofService/Proved"
+	ProofService_Receipted_FullMethodName = "/mesh.v1.ProofService/Receipted"
+	ProofService_Both_FullMethodName      = "/mesh.v1.ProofService/Both"
+)
+
+// ProofServiceClient is the client API for ProofService service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// ProofService has methods that ask for an invocation proof, for a signed receipt, and for both.
+type ProofServiceClient interface {
+	Proved(ctx context.Context, in *UnaryRequest, opts ...grpc.CallOption) (*UnaryResponse, error)
+	Receipted(ctx context.Context, in *UnaryRequest, opts ...grpc.CallOption) (*UnaryResponse, error)
+	Both(ctx context.Context, in *UnaryRequest, opts ...grpc.CallOption) (*UnaryResponse, error)
+}
+
+type proofServiceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewProofServiceClient(cc grpc.ClientConnInterface) ProofServiceClient {
+	return &proofServiceClient{cc}
+}
+
+func (c *proofServiceClient) Proved(ctx context.Context, in *UnaryRequest, opts ...grpc.CallOption) (*UnaryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnaryResponse)
+	err := c.cc.Invoke(ctx, ProofService_Proved_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *proofServiceClient) Receipted(ctx context.Context, in *UnaryRequest, opts ...grpc.CallOption) (*UnaryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnaryResponse)
+	err := c.cc.Invoke(ctx, ProofService_Receipted_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *proofServiceClient) Both(ctx context.Context, in *UnaryRequest, opts ...grpc.CallOption) (*UnaryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnaryResponse)
+	err := c.cc.Invoke(ctx, ProofService_Both_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ProofServiceServer is the server API for ProofService service.
+// All implementations must embed UnimplementedProofServiceServer
+// for forward compatibility.
+//
+// ProofService has methods that ask for an invocation proof, for a signed receipt, and for both.
+type ProofServiceServer interface {
+	Proved(context.Context, *UnaryRequest) (*UnaryResponse, error)
+	Receipted(context.Context, *UnaryRequest) (*UnaryResponse, error)
+	Both(context.Context, *UnaryRequest) (*UnaryResponse, error)
+	mustEmbedUnimplementedProofServiceServer()
+}
+
+// UnimplementedProofServiceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedProofServiceServer struct{}
+
+func (UnimplementedProofServiceServer) Proved(context.Context, *UnaryRequest) (*UnaryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Proved not implemented")
+}
+func (UnimplementedProofServiceServer) Receipted(context.Context, *UnaryRequest) (*UnaryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Receipted not implemented")
+}
+func (UnimplementedProofServiceServer) Both(context.Context, *UnaryRequest) (*UnaryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Both not implemented")
+}
+func (UnimplementedProofServiceServer) mustEmbedUnimplementedProofServiceServer() {}
+func (UnimplementedProofServiceServer) testEmbeddedByValue()                      {}
+
+// UnsafeProofServiceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to ProofServiceServer will
+// result in compilation errors.
+type UnsafeProofServiceServer interface {
+	mustEmbedUnimplementedProofServiceServer()
+}
+
+func RegisterProofServiceServer(s grpc.ServiceRegistrar, srv ProofServiceServer) {
+	// If the following call panics, it indicates UnimplementedProofServiceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&ProofService_ServiceDesc, srv)
+}
+
+func _ProofService_Proved_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnaryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProofServiceServer).Proved(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ProofService_Proved_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProofServiceServer).Proved(ctx, req.(*UnaryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ProofService_Receipted_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnaryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProofServiceServer).Receipted(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ProofService_Receipted_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProofServiceServer).Receipted(ctx, req.(*UnaryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ProofService_Both_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnaryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProofServiceServer).Both(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ProofService_Both_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProofServiceServer).Both(ctx, req.(*UnaryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// ProofService_ServiceDesc is the grpc.ServiceDesc for ProofService service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var ProofService_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "mesh.v1.ProofService",
+	HandlerType: (*ProofServiceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Proved",
+			Handler:    _ProofService_Proved_Handler,
+		},
+		{
+			MethodName: "Receipted",
+			Handler:    _ProofService_Receipted_Handler,
+		},
+		{
+			MethodName: "Both",
+			Handler:    _ProofService_Both_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "mesh/v1/mesh.proto",
+}

@@ -23,6 +23,8 @@ const _ = connect.IsAtLeastVersion1_13_0
 const (
 	// MeshServiceName is the fully-qualified name of the MeshService service.
 	MeshServiceName = "mesh.v1.MeshService"
+	// ProofServiceName is the fully-qualified name of the ProofService service.
+	ProofServiceName = "mesh.v1.ProofService"
 )
 
 // These constants are the fully-qualified names of the RPCs defined in this package. They're
@@ -47,6 +49,12 @@ const (
 	MeshServiceForeignProcedure = "/mesh.v1.MeshService/Foreign"
 	// MeshServiceOpenProcedure is the fully-qualified name of the MeshService's Open RPC.
 	MeshServiceOpenProcedure = "/mesh.v1.MeshService/Open"
+	// ProofServiceProvedProcedure is the fully-qualified name of the ProofService's Proved RPC.
+	ProofServiceProvedProcedure = "/mesh.v1.ProofService/Proved"
+	// ProofServiceReceiptedProcedure is the fully-qualified name of the ProofService's Receipted RPC.
+	ProofServiceReceiptedProcedure = "/mesh.v1.ProofService/Receipted"
+	// ProofServiceBothProcedure is the fully-qualified name of the ProofService's Both RPC.
+	ProofServiceBothProcedure = "/mesh.v1.ProofService/Both"
 )
 
 // MeshServiceClient is a client for the mesh.v1.MeshService service.
@@ -263,4 +271,138 @@ func (UnimplementedMeshServiceHandler) Foreign(context.Context, *meshpb.ForeignR
 
 func (UnimplementedMeshServiceHandler) Open(context.Context, *meshpb.OpenRequest) (*meshpb.OpenResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mesh.v1.MeshService.Open is not implemented"))
+}
+
+// ProofServiceClient is a client for the mesh.v1.ProofService service.
+type ProofServiceClient interface {
+	Proved(context.Context, *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error)
+	Receipted(context.Context, *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error)
+	Both(context.Context, *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error)
+}
+
+// NewProofServiceClient constructs a client for the mesh.v1.ProofService service. By default, it
+// uses the Connect protocol with the binary Protobuf Codec, asks for gzipped responses, and sends
+// uncompressed requests. To use the gRPC or gRPC-Web protocols, supply the connect.WithGRPC() or
+// connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewProofServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) ProofServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	proofServiceMethods := meshpb.File_mesh_v1_mesh_proto.Services().ByName("ProofService").Methods()
+	return &proofServiceClient{
+		proved: connect.NewClient[meshpb.UnaryRequest, meshpb.UnaryResponse](
+			httpClient,
+			baseURL+ProofServiceProvedProcedure,
+			connect.WithSchema(proofServiceMethods.ByName("Proved")),
+			connect.WithClientOptions(opts...),
+		),
+		receipted: connect.NewClient[meshpb.UnaryRequest, meshpb.UnaryResponse](
+			httpClient,
+			baseURL+ProofServiceReceiptedProcedure,
+			connect.WithSchema(proofServiceMethods.ByName("Receipted")),
+			connect.WithClientOptions(opts...),
+		),
+		both: connect.NewClient[meshpb.UnaryRequest, meshpb.UnaryResponse](
+			httpClient,
+			baseURL+ProofServiceBothProcedure,
+			connect.WithSchema(proofServiceMethods.ByName("Both")),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// proofServiceClient implements ProofServiceClient.
+type proofServiceClient struct {
+	proved    *connect.Client[meshpb.UnaryRequest, meshpb.UnaryResponse]
+	receipted *connect.Client[meshpb.UnaryRequest, meshpb.UnaryResponse]
+	both      *connect.Client[meshpb.UnaryRequest, meshpb.UnaryResponse]
+}
+
+// Proved calls mesh.v1.ProofService.Proved.
+func (c *proofServiceClient) Proved(ctx context.Context, req *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error) {
+	response, err := c.proved.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Receipted calls mesh.v1.ProofService.Receipted.
+func (c *proofServiceClient) Receipted(ctx context.Context, req *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error) {
+	response, err := c.receipted.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Both calls mesh.v1.ProofService.Both.
+func (c *proofServiceClient) Both(ctx context.Context, req *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error) {
+	response, err := c.both.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ProofServiceHandler is an implementation of the mesh.v1.ProofService service.
+type ProofServiceHandler interface {
+	Proved(context.Context, *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error)
+	Receipted(context.Context, *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error)
+	Both(context.Context, *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error)
+}
+
+// NewProofServiceHandler builds an HTTP handler from the service implementation. It returns the
+// path on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewProofServiceHandler(svc ProofServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	proofServiceMethods := meshpb.File_mesh_v1_mesh_proto.Services().ByName("ProofService").Methods()
+	proofServiceProvedHandler := connect.NewUnaryHandlerSimple(
+		ProofServiceProvedProcedure,
+		svc.Proved,
+		connect.WithSchema(proofServiceMethods.ByName("Proved")),
+		connect.WithHandlerOptions(opts...),
+	)
+	proofServiceReceiptedHandler := connect.NewUnaryHandlerSimple(
+		ProofServiceReceiptedProcedure,
+		svc.Receipted,
+		connect.WithSchema(proofServiceMethods.ByName("Receipted")),
+		connect.WithHandlerOptions(opts...),
+	)
+	proofServiceBothHandler := connect.NewUnaryHandlerSimple(
+		ProofServiceBothProcedure,
+		svc.Both,
+		connect.WithSchema(proofServiceMethods.ByName("Both")),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/mesh.v1.ProofService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case ProofServiceProvedProcedure:
+			proofServiceProvedHandler.ServeHTTP(w, r)
+		case ProofServiceReceiptedProcedure:
+			proofServiceReceiptedHandler.ServeHTTP(w, r)
+		case ProofServiceBothProcedure:
+			proofServiceBothHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedProofServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedProofServiceHandler struct{}
+
+func (UnimplementedProofServiceHandler) Proved(context.Context, *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mesh.v1.ProofService.Proved is not implemented"))
+}
+
+func (UnimplementedProofServiceHandler) Receipted(context.Context, *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mesh.v1.ProofService.Receipted is not implemented"))
+}
+
+func (UnimplementedProofServiceHandler) Both(context.Context, *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("mesh.v1.ProofService.Both is not implemented"))
 }
