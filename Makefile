@@ -37,8 +37,17 @@ check: tidy-check generate-diff vectors-diff breaking fmt-check lint vet archtes
 .PHONY: test
 test: need-cc ## Run all tests under the race detector in random order.
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 20m -p $(P) $(PKG)
-	$(GO) test -tags mutants -shuffle=on -timeout 10m -run TestDemoNoticesEachMissingCheck ./examples/incident
-	$(GO) test -tags mutants -timeout 10m -run TestEachCheckIsNeeded ./delegation
+	@$(MAKE) mutants
+	tools/conformance.sh
+
+.PHONY: conformance
+conformance: ## Hold the Python verifier of conformance/python to the vectors; installs its one library into bin/ when it is missing.
+	tools/conformance.sh
+
+.PHONY: mutants
+mutants: ## Switch the checks of the demo, delegation and interceptors off one at a time: a test must notice each. Part of test.
+	$(GO) test -tags mutants -shuffle=on -timeout 20m -run TestDemoNoticesEachMissingCheck ./examples/incident
+	$(GO) test -tags mutants -timeout 20m -p 1 -run TestEachCheckIsNeeded ./delegation ./interceptors
 
 .PHONY: race
 race: need-cc ## Hunt for races: run all tests COUNT (3) times on 1, 2 and 4 processors.
@@ -120,9 +129,10 @@ fuzz: ## Run every fuzz target for FUZZTIME (30s).
 	done <<< "$$targets"
 
 .PHONY: soak
-soak: need-cc ## Long run: all tests SOAKCOUNT (20) times under the race detector, then each fuzz target for SOAKFUZZ (10m).
+soak: need-cc ## Long run: all tests SOAKCOUNT (20) times under the race detector, the mutants, then each fuzz target for SOAKFUZZ (10m).
 	SAFECONDUCT_SOAK=1 CGO_ENABLED=1 $(GO) test -race -timeout 1h -count=1 ./runtime
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout 12h -p $(P) -count=$(SOAKCOUNT) $(PKG)
+	@$(MAKE) mutants
 	@$(MAKE) fuzz FUZZTIME=$(SOAKFUZZ)
 
 .PHONY: stubs

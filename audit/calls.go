@@ -94,6 +94,7 @@ type call struct {
 	origin              string
 	envelope, causation [16]byte
 	conversation, trace [16]byte
+	chain               [16]byte
 	caller, callee      side
 	chainMissing        bool
 	count               uint64
@@ -270,6 +271,9 @@ func (f *callFold) merge(c *call, rec Record) {
 		if v, ok := id16(id.value); ok {
 			*id.field = v
 		}
+	}
+	if v, ok := id16(ev.ChainId); ok && (inbound || c.chain == [16]byte{}) {
+		c.chain = v
 	}
 	c.count = max(c.count, ev.RepeatedCount, 1)
 	if c.firstNs == 0 || ev.TimeUnixNs < c.firstNs {

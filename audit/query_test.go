@@ -492,3 +492,43 @@ func TestGraphText(t *testing.T) {
 		}
 	}
 }
+
+// Senders choose the ids of their messages. One that uses another's id does not get what came of the other's message, in whichever order
+// the logs are read.
+func TestTreeIsNotJoinedByAnIdThatIsUsedTwice(t *testing.T) {
+	chains := map[string]string{"a": "of alice", "m": "of mallory"}
+	for _, tc := range []struct {
+		name string
+		to   string // who m sends its message to
+		want string
+	}{
+		{"to the same callee", "b", "e1 e1(e2(e3))"},
+		{"to another", "c", "e1 e1(e2(e3))"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := mesh{}.say(talk{"m", tc.to, "e1", "", "io", "io", 0}, talk{"a", "b", "e1", "", "io", "io", 0},
+				talk{"b", "c", "e2", "e1", "io", "io", 0}, talk{"c", "d", "e3", "e2", "io", "io", 0})
+			for _, b := range m {
+				for i, r := range b.recs {
+					r.Event.ChainId = ident(chains["a"])
+					if r.Event.Actor.SpiffeId == agent("m") {
+						r.Event.ChainId = ident(chains["m"])
+						r.Event.InteractionId = ident("m-i")
+					}
+					b.recs[i] = r
+				}
+			}
+			for _, logs := range [][]string{{"m", "a", "b", "c", "d"}, {"d", "c", "b", "a", "m"}} {
+				tree, err := audit.BuildTree(audit.Selector{Conversation: [16]byte(ident("talk"))}, m.logs(logs...)...)
+				if err != nil || shape(tree.Roots) != tc.want {
+					t.Fatalf("BuildTree(%v) = %s, %v, want %s", logs, shape(tree.Roots), err, tc.want)
+				}
+				for _, n := range tree.Roots {
+					if (n.From == agent("a")) != (len(n.Children) > 0) {
+						t.Errorf("%v: %s has %d consequences", logs, n.From, len(n.Children))
+					}
+				}
+			}
+		})
+	}
+}

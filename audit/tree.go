@@ -61,7 +61,8 @@ type Tree struct {
 }
 
 // BuildTree joins the records of several logs to the tree that s names. A call's parent is the call whose envelope id is its
-// causation id, in any log. With an envelope alone the tree holds everything that led to it and that it led to. Errors: ErrNotFound,
+// causation id, in any log. Senders choose these ids: of several calls with one id, the parent is one that its caller received, under
+// the same chain, before any other. With an envelope alone the tree holds everything that led to it and that it led to. Errors: ErrNotFound,
 // those of a log.
 func BuildTree(s Selector, logs ...iter.Seq2[Record, error]) (Tree, error) {
 	if s == (Selector{}) {
@@ -72,8 +73,8 @@ func BuildTree(s Selector, logs ...iter.Seq2[Record, error]) (Tree, error) {
 		return Tree{}, err
 	}
 	b := &treeBuilder{
-		tree: Tree{Logs: f.logs, Truncated: f.truncated}, byEnvelope: make(map[[16]byte]*call),
-		children: make(map[[16]byte][]*call), wanted: make(map[*call]bool), placed: make(map[*call]bool),
+		tree: Tree{Logs: f.logs, Truncated: f.truncated}, calls: make(map[causeKey]*call),
+		children: make(map[*call][]*call), wanted: make(map[*call]bool), placed: make(map[*call]bool),
 	}
 	b.index(f.list)
 	b.selectCalls(s, f.list)
@@ -85,23 +86,53 @@ func BuildTree(s Selector, logs ...iter.Seq2[Record, error]) (Tree, error) {
 }
 
 type treeBuilder struct {
-	tree       Tree
-	byEnvelope map[[16]byte]*call
-	children   map[[16]byte][]*call
-	wanted     map[*call]bool
-	placed     map[*call]bool
+	tree     Tree
+	calls    map[causeKey]*call
+	children map[*call][]*call
+	wanted   map[*call]bool
+	placed   map[*call]bool
+}
+
+// causeKey finds a message by its id, by who received it, and by its chain. The last two may be left out.
+type causeKey struct {
+	envelope, chain [16]byte
+	to              string
+}
+
+func causeKeys(envelope, chain [16]byte, to string) [3]causeKey {
+	return [3]causeKey{{envelope, chain, to}, {envelope: envelope, to: to}, {envelope: envelope}}
 }
 
 func (b *treeBuilder) index(list []*call) {
 	for _, c := range list {
-		// The first call of an envelope is the one that was accepted; replays do not get its children.
-		if c.envelope != ([16]byte{}) && b.byEnvelope[c.envelope] == nil {
-			b.byEnvelope[c.envelope] = c
+		if c.envelope == ([16]byte{}) {
+			continue
 		}
-		if c.causation != ([16]byte{}) {
-			b.children[c.causation] = append(b.children[c.causation], c)
+		for _, k := range causeKeys(c.envelope, c.chain, c.to) {
+			// The first call of an envelope is the one that was accepted; replays do not get its children.
+			if b.calls[k] == nil {
+				b.calls[k] = c
+			}
 		}
 	}
+	for _, c := range list {
+		if up := b.cause(c); up != nil {
+			b.children[up] = append(b.children[up], c)
+		}
+	}
+}
+
+// cause returns the call that led to c, nil when there is none or no log has it.
+func (b *treeBuilder) cause(c *call) *call {
+	if c.causation == ([16]byte{}) {
+		return nil
+	}
+	for _, k := range causeKeys(c.causation, c.chain, c.from) {
+		if up := b.calls[k]; up != nil {
+			return up
+		}
+	}
+	return nil
 }
 
 // selectCalls marks what s names, with all causes and all consequences.
@@ -116,17 +147,14 @@ func (b *treeBuilder) selectCalls(s Selector, list []*call) {
 		}
 	}
 	for _, c := range slices.Clone(down) {
-		for up := b.byEnvelope[c.causation]; up != nil && !b.wanted[up]; up = b.byEnvelope[up.causation] {
+		for up := b.cause(c); up != nil && !b.wanted[up]; up = b.cause(up) {
 			b.wanted[up] = true
 		}
 	}
 	for len(down) > 0 {
 		c := down[len(down)-1]
 		down = down[:len(down)-1]
-		if c.envelope == ([16]byte{}) {
-			continue
-		}
-		for _, child := range b.children[c.envelope] {
+		for _, child := range b.children[c] {
 			if !b.wanted[child] {
 				b.wanted[child] = true
 				down = append(down, child)
@@ -143,7 +171,7 @@ func (b *treeBuilder) build(list []*call) {
 		switch {
 		case c.causation == ([16]byte{}):
 			b.tree.Roots = append(b.tree.Roots, b.place(c, 0))
-		case b.byEnvelope[c.causation] == nil:
+		case b.cause(c) == nil:
 			gap := gaps[c.causation]
 			if gap == nil {
 				gap = &CallNode{Envelope: c.causation, Gap: GapCause, At: time.Unix(0, c.firstNs)}
@@ -187,14 +215,11 @@ func (b *treeBuilder) place(c *call, depth int) *CallNode {
 		n.Gap = GapCaller
 		b.tree.Gaps++
 	}
-	if c.envelope == ([16]byte{}) || b.byEnvelope[c.envelope] != c {
-		return n
-	}
 	if depth >= maxTreeDepth {
-		b.tree.Truncated = b.tree.Truncated || len(b.children[c.envelope]) > 0
+		b.tree.Truncated = b.tree.Truncated || len(b.children[c]) > 0
 		return n
 	}
-	kids := slices.Clone(b.children[c.envelope])
+	kids := slices.Clone(b.children[c])
 	slices.SortStableFunc(kids, func(x, y *call) int { return cmp.Compare(x.firstNs, y.firstNs) })
 	for _, kid := range kids {
 		if b.wanted[kid] && !b.placed[kid] {

@@ -199,7 +199,7 @@ func waitFor(t *testing.T, name string, pid int, end func(*process)) {
 	end(q)
 	select {
 	case <-done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Errorf("%s: wait() did not return", name)
 	}
 }

@@ -17,6 +17,8 @@ import (
 const (
 	// grantNextFile holds the grant key that takes over while a rotation is under way.
 	grantNextFile = "grant-next.key"
+	// withdrawnKey before a key's id is what the registry file knows a withdrawn key by.
+	withdrawnKey = "withdrawn-"
 	// grantKeyLead is how long a new grant key is published before it signs: longer than any verifier is out of touch and accepted.
 	grantKeyLead = time.Hour
 	// grantKeyRest is how long a replaced key still verifies: as long as the last grant that it signed.
@@ -118,10 +120,16 @@ func (a *Authority) WithdrawGrantKey(ctx context.Context) error {
 	if err := a.recordKey(ctx, "grant key "+keys.current.id+" is withdrawn; every grant ends"); err != nil {
 		return err
 	}
-	if err := os.Remove(filepath.Join(a.cfg.Dir, grantNextFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("withdrawing the grant key: %w", err)
+	ids := []string{keys.current.id}
+	if keys.next != nil {
+		ids = append(ids, keys.next.id)
 	}
-	if _, err := newSigningKey(filepath.Join(a.cfg.Dir, grantFile)); err != nil {
+	for _, id := range ids { // first, so that a process that ends on the way does not start with one of them again
+		if _, err := a.store.keySince(withdrawnKey+id, a.cfg.Now()); err != nil {
+			return err
+		}
+	}
+	if err := a.replaceGrantKey(); err != nil {
 		return err
 	}
 	key, err := loadSigningKey(a.cfg.Dir, grantFile)
@@ -134,6 +142,32 @@ func (a *Authority) WithdrawGrantKey(ctx context.Context) error {
 	}
 	a.grants.Store(&grantKeys{current: grantKey{key, since}, generation: keys.generation + 1})
 	return a.republish()
+}
+
+// replaceGrantKey makes a new key in the place of the one in force, and ends a rotation.
+func (a *Authority) replaceGrantKey() error {
+	if err := os.Remove(filepath.Join(a.cfg.Dir, grantNextFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("withdrawing the grant key: %w", err)
+	}
+	_, err := newSigningKey(filepath.Join(a.cfg.Dir, grantFile))
+	return err
+}
+
+// loadGrantKey loads the key in force. One that was withdrawn is replaced: the process that withdrew it ended on the way, or
+// its file was put back.
+func (a *Authority) loadGrantKey() (signingKey, error) {
+	key, err := loadSigningKey(a.cfg.Dir, grantFile)
+	if err != nil {
+		return key, err
+	}
+	_, withdrawn, err := a.store.keyTime(withdrawnKey + key.id)
+	if err != nil || !withdrawn {
+		return key, err
+	}
+	if err := a.replaceGrantKey(); err != nil {
+		return key, err
+	}
+	return loadSigningKey(a.cfg.Dir, grantFile)
 }
 
 func (a *Authority) recordKey(ctx context.Context, detail string) error {
@@ -156,7 +190,7 @@ func (a *Authority) republish() error {
 
 // openGrantKeys loads the key in force and the one that takes over. One that was made and never announced is removed.
 func (a *Authority) openGrantKeys() error {
-	key, err := loadSigningKey(a.cfg.Dir, grantFile)
+	key, err := a.loadGrantKey()
 	if err != nil {
 		return err
 	}
@@ -178,7 +212,11 @@ func (a *Authority) openGrantKeys() error {
 	if err != nil {
 		return err
 	}
-	if !known {
+	_, withdrawn, err := a.store.keyTime(withdrawnKey + next.id)
+	if err != nil {
+		return err
+	}
+	if !known || withdrawn {
 		return os.Remove(path)
 	}
 	a.grants.Store(&grantKeys{current: keys.current, next: &grantKey{next, since}, generation: keys.generation})

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 }
 
 // wait bounds everything a test waits for.
-const wait = 30 * time.Second
+const wait = time.Minute
 
 func helper() {
 	// A program that was put in this process's place says so: what it is sent earlier may be lost with the old one.

@@ -2,6 +2,7 @@ package authority
 
 import (
 	"context"
+	"crypto/ed25519"
 	"fmt"
 	"slices"
 	"sync"
@@ -43,8 +44,7 @@ func (a *Authority) openRenewals() error {
 		Limits: delegation.Limits{
 			Lineage: a.cfg.Lineage,
 			Allow: func(peer identity.AgentID, signatures int) bool {
-				_, ok := meter.Agent(peer).Cold.Take(a.cfg.Now(), int64(signatures))
-				return ok
+				return meter.Cold(peer, a.cfg.Now(), signatures)
 			},
 		},
 	})
@@ -124,15 +124,17 @@ func (s *authorityService) renew(ctx context.Context, r *rpcv1.RenewGrantRequest
 	if _, ok := s.a.renewals.meter.Agent(holder.Agent).Rate.Take(s.a.cfg.Now(), 1); !ok {
 		return nil, fmt.Errorf("%w: renewals of %s", errRenewalRate, holder.Agent)
 	}
+	// Before the chain is verified: when its grant key is withdrawn meanwhile, what is signed here is worth nothing either.
+	key := s.a.grantSigner()
 	leaf, err := s.a.renewals.verifier.VerifyHeld(r.GetChain(), holder)
 	if err != nil {
 		return nil, err
 	}
-	return s.a.renewGrant(ctx, leaf, time.Duration(r.GetLifetimeMs())*time.Millisecond)
+	return s.a.renewGrant(ctx, leaf, time.Duration(r.GetLifetimeMs())*time.Millisecond, key)
 }
 
 // renewGrant decides on a chain that its holder has shown, signs, and makes the record durable before it returns.
-func (a *Authority) renewGrant(ctx context.Context, leaf *delegation.Leaf, lifetime time.Duration) (*v1.SignedStatement, error) {
+func (a *Authority) renewGrant(ctx context.Context, leaf *delegation.Leaf, lifetime time.Duration, key ed25519.PrivateKey) (*v1.SignedStatement, error) {
 	if err := a.checkMembers(leaf); err != nil {
 		return nil, err
 	}
@@ -148,7 +150,7 @@ func (a *Authority) renewGrant(ctx context.Context, leaf *delegation.Leaf, lifet
 	if len(p.GetCapabilities()) == 0 {
 		return nil, fmt.Errorf("%w: nothing of the chain is allowed any longer", ErrCeiling)
 	}
-	signed, err := delegation.NewGrant(p, a.grantSigner())
+	signed, err := delegation.NewGrant(p, key)
 	if err != nil {
 		return nil, err
 	}

@@ -442,3 +442,39 @@ func TestChainsOfAnotherIssuerAreRenewed(t *testing.T) {
 	roots.gone.Store(false)
 	o.renew(bob, chain)
 }
+
+// A grant key is withdrawn while a renewal is decided: whenever that is, what was signed with it does not come back under its successor.
+func TestWithdrawalDuringARenewal(t *testing.T) {
+	for moment := int64(1); moment <= 8; moment++ {
+		var o *office
+		var looks atomic.Int64 // at the clock; those of a renewal are moments at which something else can happen
+		var armed atomic.Bool
+		o = newOffice(t, func(c *authority.Config) {
+			c.Now = func() time.Time {
+				if armed.Load() && looks.Add(1) == moment {
+					armed.Store(false)
+					if err := o.WithdrawGrantKey(t.Context()); err != nil {
+						t.Error(err)
+					}
+				}
+				return time.Now()
+			}
+		})
+		chain := o.given()
+		o.renew(bob, chain) // known from now on, which is when least is asked
+		armed.Store(true)
+		g, err := o.ask(bob, &rpcv1.RenewGrantRequest{Chain: chain})
+		if armed.Swap(false) {
+			if moment < 3 {
+				t.Fatalf("a renewal looks at the clock %d times", looks.Load())
+			}
+			break
+		}
+		if err != nil {
+			continue
+		}
+		if _, found := o.Keys().GrantKey(self, payloadOf(t, g).GetKeyId(), time.Now()); found {
+			t.Errorf("moment %d: a chain of the withdrawn key goes on under the new one", moment)
+		}
+	}
+}

@@ -351,3 +351,57 @@ func TestWithdrawnGrantKeyEndsEverything(t *testing.T) {
 		t.Error("a restart forgets the withdrawal")
 	}
 }
+
+// A process that ended between the word that a key is withdrawn and the change of the files finishes it when it starts again; neither
+// does a copy of the old files bring a withdrawn key back.
+func TestWithdrawnGrantKeysDoNotComeBack(t *testing.T) {
+	k := newKeeper(t)
+	if err := k.RotateGrantKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	withdrawn, files := k.grantKeys(), map[string]string{}
+	for _, name := range []string{"grant.key", "grant-next.key"} {
+		raw, err := os.ReadFile(filepath.Join(k.cfg.Dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[name] = string(raw)
+	}
+	if err := k.WithdrawGrantKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, good := k.grant()
+	current, err := os.ReadFile(filepath.Join(k.cfg.Dir, "grant.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files["good"] = string(current)
+	for _, tt := range []struct {
+		name, current, next string
+		stays               bool // the key that replaced them
+	}{
+		{"before any file was changed", files["grant.key"], files["grant-next.key"], false},
+		{"between the files", files["grant.key"], "", false},
+		{"the key that was to take over comes back", files["good"], files["grant-next.key"], true},
+		{"and as the key in force", files["grant-next.key"], "", false},
+	} {
+		if err := k.Close(); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(k.cfg.Dir, "grant.key"), tt.current)
+		if tt.next != "" {
+			write(t, filepath.Join(k.cfg.Dir, "grant-next.key"), tt.next)
+		}
+		k.start()
+		keys := k.grantKeys()
+		for id := range withdrawn {
+			if _, found := k.Keys().GrantKey(self, id, k.cfg.Now()); found || keys[id] != nil {
+				t.Errorf("%s: the withdrawn key %s verifies", tt.name, id)
+			}
+		}
+		g, by := k.grant()
+		if len(keys) != 1 || keys[by] == nil || (by == good) != tt.stays || !k.good(k.verifier(), g) || k.exists("grant-next.key") {
+			t.Errorf("%s: signed by %s of %v", tt.name, by, keys)
+		}
+	}
+}

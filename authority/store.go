@@ -31,7 +31,7 @@ var (
 
 var (
 	bucketAgents = []byte("agents") // SPIFFE ID -> Agent
-	bucketKeys   = []byte("keys")   // key id -> not before, milliseconds; root id -> when it signs
+	bucketKeys   = []byte("keys")   // key id -> not before, milliseconds; root id -> when it signs; withdrawnKey and id -> since when
 	bucketMeta   = []byte("meta")
 
 	metaSchema       = []byte("schema")

@@ -21,7 +21,8 @@ type HopSpec struct {
 	Delegates []string
 	// MaxDepth is absolute. 0 stands for the parent's.
 	MaxDepth uint32
-	// Lifetime ends with the parent's and shortly before the signer's certificate. 0 stands for as long as possible.
+	// Lifetime ends before the parent's and shortly before the signer's certificate. 0 stands for as long as possible. Authority that
+	// was given for a Lifetime is not renewed.
 	Lifetime time.Duration
 }
 
@@ -79,11 +80,12 @@ func passOn(caps []*v1.Capability, depth, maxDepth uint32) []*v1.Capability {
 }
 
 // hopExpiry ends a hop with its parent, and before the certificate of its signer by the smaller of half a minute and a tenth
-// of the certificate's life.
+// of the certificate's life. One that is given a life ends a millisecond before that at the latest: what is cut short is not
+// renewed, and so it is cut short also when its giver has less time left than it gives.
 func hopExpiry(parent *Leaf, life time.Duration, k Signer, now time.Time) int64 {
 	expires := min(parent.expires, lastMoment(k.NotBefore(), k.NotAfter()))
 	if life != 0 {
-		expires = min(expires, now.Add(life).UnixMilli())
+		expires = min(expires-1, now.Add(life).UnixMilli())
 	}
 	return expires
 }

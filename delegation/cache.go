@@ -6,7 +6,8 @@ import "sync"
 // fill it with refusals. It is bounded; a full shard drops some entry, which costs its owner time and nothing else.
 type cache[K cacheKey, V any] struct {
 	shards [cacheShards]shard[K, V]
-	bound  int // per shard
+	bound  int         // per shard
+	weigh  func(V) int // what of the bound an entry takes; nil is 1
 }
 
 // cacheKey is a digest or a signature: its first byte picks the shard.
@@ -17,6 +18,7 @@ type cacheKey interface {
 type shard[K cacheKey, V any] struct {
 	mu      sync.RWMutex
 	entries map[K]V
+	weight  int
 }
 
 func newCache[K cacheKey, V any](bound int) *cache[K, V] {
@@ -36,21 +38,37 @@ func (c *cache[K, V]) get(key K) (V, bool) {
 }
 
 func (c *cache[K, V]) put(key K, v V) {
-	s := &c.shards[key[0]%cacheShards]
+	s, weight := &c.shards[key[0]%cacheShards], c.weightOf(v)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, found := s.entries[key]; !found && len(s.entries) >= c.bound {
-		for victim := range s.entries { // iteration starts at a random entry
-			delete(s.entries, victim)
+	c.remove(s, key)
+	for victim := range s.entries { // iteration starts at a random entry
+		if s.weight+weight <= c.bound {
 			break
 		}
+		c.remove(s, victim)
 	}
-	s.entries[key] = v
+	s.entries[key], s.weight = v, s.weight+weight
+}
+
+// remove is called with the lock of s.
+func (c *cache[K, V]) remove(s *shard[K, V], key K) {
+	if v, found := s.entries[key]; found {
+		delete(s.entries, key)
+		s.weight -= c.weightOf(v)
+	}
+}
+
+func (c *cache[K, V]) weightOf(v V) int {
+	if c.weigh == nil {
+		return 1
+	}
+	return c.weigh(v)
 }
 
 func (c *cache[K, V]) drop(key K) {
 	s := &c.shards[key[0]%cacheShards]
 	s.mu.Lock()
-	delete(s.entries, key)
+	c.remove(s, key)
 	s.mu.Unlock()
 }

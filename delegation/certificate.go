@@ -1,6 +1,7 @@
 package delegation
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/x509"
 	"errors"
@@ -77,7 +78,8 @@ func readCertificate(s *signer, d *draft) (*certificate, []*x509.Certificate, er
 	leaf := s.parsed
 	if leaf == nil {
 		var err error
-		if leaf, err = x509.ParseCertificate(s.leaf); err != nil {
+		// Of a copy: the key of a parsed certificate lies in the bytes that were parsed, which are the caller's.
+		if leaf, err = x509.ParseCertificate(bytes.Clone(s.leaf)); err != nil {
 			return nil, nil, refusef(d.position, v1.Reason_REASON_CHAIN_BAD_SIGNER, "the certificate does not parse")
 		}
 	}

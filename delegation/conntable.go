@@ -12,8 +12,8 @@ import (
 type ConnTable struct {
 	mu     sync.Mutex
 	leaves map[[32]byte]*Leaf
-	order  [][32]byte // a ring once it is full
-	oldest int
+	order  [][32]byte // the oldest first
+	weight int
 }
 
 // NewConnTable returns an empty table.
@@ -27,17 +27,15 @@ func (t *ConnTable) Remember(x *Leaf) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	_, found := t.leaves[x.link]
-	t.leaves[x.link] = x
-	switch {
-	case found:
-	case len(t.order) < MaxRemembered:
-		t.order = append(t.order, x.link)
-	default:
-		delete(t.leaves, t.order[t.oldest])
-		t.order[t.oldest] = x.link
-		t.oldest = (t.oldest + 1) % MaxRemembered
+	if _, found := t.leaves[x.link]; found {
+		t.leaves[x.link] = x // of the same bytes
+		return
 	}
+	for t.weight += x.weight(); t.weight > MaxRemembered; t.order = t.order[1:] {
+		t.weight -= t.leaves[t.order[0]].weight()
+		delete(t.leaves, t.order[0])
+	}
+	t.leaves[x.link], t.order = x, append(t.order, x.link)
 }
 
 // lookup returns nil for a reference that is not known or not 32 bytes.
@@ -51,7 +49,8 @@ func (t *ConnTable) lookup(ref []byte) *Leaf {
 }
 
 // Resolve is step 3: the leaf that peer refers to on the connection of t. It refuses with CHAIN_UNKNOWN what the connection
-// does not know or what keys or bundles have changed under, which the peer answers with the full chain, once. A reference is
+// does not know, what keys or bundles have changed under, and what it was verified with is over: a certificate of any hop, one above
+// it, or the grant key. The peer answers with the full chain, once, and is told there what is wrong. A reference is
 // neither a secret nor authority: the leaf is held against the peer here and, with everything else, in Recheck.
 func (v *Verifier) Resolve(t *ConnTable, ref []byte, peer identity.Peer) (*Leaf, error) {
 	now, err := v.now()
@@ -67,6 +66,9 @@ func (v *Verifier) Resolve(t *ConnTable, ref []byte, peer identity.Peer) (*Leaf,
 	}
 	if err := v.checkGeneration(x); err != nil {
 		return nil, err
+	}
+	if !v.holds(x, now) {
+		return nil, refusef(whole, v1.Reason_REASON_CHAIN_UNKNOWN, "a certificate or the grant key is no longer valid")
 	}
 	if err := v.checkPresenter(x, peer.Agent); err != nil {
 		return nil, err

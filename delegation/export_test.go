@@ -85,6 +85,7 @@ func (x *Leaf) Allows(in Intent) bool { return x.allows(in) == none }
 func (v *Verifier) ForgetLeaves() {
 	for i := range v.links.shards {
 		clear(v.links.shards[i].entries)
+		v.links.shards[i].weight = 0
 	}
 }
 
@@ -92,6 +93,7 @@ func (v *Verifier) ForgetLeaves() {
 func (v *Verifier) ForgetCertificates() {
 	for i := range v.certs.shards {
 		clear(v.certs.shards[i].entries)
+		v.certs.shards[i].weight = 0
 	}
 }
 

@@ -72,6 +72,9 @@ type generation struct{ keys, bundles uint64 }
 // ChainID returns the id of the chain, kept over renewals.
 func (x *Leaf) ChainID() [16]byte { return x.chainID }
 
+// weight is how many usual leaves x is as large as, in the bounds on what is remembered: a signer decides how much its hop says.
+func (x *Leaf) weight() int { return 1 + len(x.statement.GetPayload())/usualPayload }
+
 // ID returns the statement id of the last statement: the parent_id of the next hop and the handle of revocation and audit.
 func (x *Leaf) ID() [32]byte { return x.id }
 

@@ -51,10 +51,12 @@ const (
 	sigSize      = 64
 	wireVersion  = 1
 	cacheShards  = 64
-	defaultLinks = 4096    // verified prefixes, 3 to 4 KiB each
+	usualPayload = 512     // up to here a statement is one of what is bounded below by number, and two from here on, and so forth
+	defaultLinks = 4096    // verified prefixes, 3 to 4 KiB each, and at worst 14
 	defaultSeals = 1 << 19 // 100,000 chains of a grant and three hops, about 100 bytes each
 	defaultCerts = 16384   // verified certificates
-	// MaxRemembered bounds the chains that one connection may refer to; the oldest leaves first.
+	// MaxRemembered bounds the chains that one connection may refer to; the oldest leaves first. One whose last statement is larger than
+	// usual counts for several.
 	MaxRemembered = 1024
 )
 

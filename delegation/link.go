@@ -43,19 +43,16 @@ func appendSigned(dst []byte, s *v1.SignedStatement, signer [32]byte) []byte {
 	return append(dst, signer[:]...)
 }
 
-// certsKey covers a signer's leaf and intermediates; without intermediates it is the certificate id.
+// certsKey covers a signer's leaf and intermediates. A certificate id is never such a key, also without intermediates: otherwise bytes
+// that are no certificate could be made to have the key of one with intermediates, and be taken for it under another id.
 func certsKey(id [32]byte, intermediates [][]byte) [32]byte {
-	if len(intermediates) == 0 {
-		return id
-	}
-	h := sha256.New()
-	h.Write([]byte(certsDomain))
-	h.Write(id[:])
+	buf := append(make([]byte, 0, len(certsDomain)+(1+MaxIntermediates)*len(id)), certsDomain...)
+	buf = append(buf, id[:]...)
 	for _, der := range intermediates {
 		sum := sha256.Sum256(der)
-		h.Write(sum[:])
+		buf = append(buf, sum[:]...)
 	}
-	return [32]byte(h.Sum(nil))
+	return sha256.Sum256(buf)
 }
 
 // A handle names something that can be revoked, and with it every chain that depends on it. Statement ids, certificate ids and

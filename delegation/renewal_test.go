@@ -387,6 +387,45 @@ func TestRenewalTimes(t *testing.T) {
 	}
 }
 
+// Who is given ten minutes by an agent that has five left, or whose certificate has, does not get eight hours by it.
+func TestGivenLifetimeIsNotRenewed(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		life time.Duration
+		cert time.Duration // that the giver's certificate has left
+		want v1.Reason
+	}{
+		{"nothing was said", 0, time.Hour, 0},
+		{"less than there is", time.Minute, time.Hour, lifetime},
+		{"as much as there is", 5 * time.Minute, time.Hour, lifetime},
+		{"more than there is", 10 * time.Minute, time.Hour, lifetime},
+		{"more than the certificate has", 10 * time.Minute, 3 * time.Minute, lifetime},
+		{"nothing was said, and the certificate ends", 0, 3 * time.Minute, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := newRenewer(t)
+			r.a = r.agent("a", life(0, 10*time.Minute+tc.cert))
+			g := r.chain(r.a).c.GetGrant()
+			r.move(10 * time.Minute)
+			root, err := r.verifier(r.a).VerifyGrant(g)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := delegation.Append(root, delegation.HopSpec{Delegate: r.b.id, Lifetime: tc.life}, r.a.signer, r.now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			x, err := r.v.VerifyHeld(c, r.b.peer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := delegation.NewRenewal(x, 0, r.now()); reason(err) != tc.want {
+				t.Errorf("NewRenewal() = %v, want %v", err, tc.want)
+			}
+		})
+	}
+}
+
 // A lineage of eight hours by default and 24 at most ends where the authority renews and at every endpoint.
 func TestRenewalEndsWithTheLineage(t *testing.T) {
 	for _, tc := range []struct {

@@ -132,6 +132,77 @@ func TestReferenceDiesWithTheBundle(t *testing.T) {
 	}
 }
 
+// A reference dies with whatever the chain was verified with, at once and without a new generation: an intermediate, a root, or the
+// grant key. The certificate of a hop ends no earlier than the hop.
+func TestReferenceDiesWithItsCertificatesAndKey(t *testing.T) {
+	short := func(parent *authorityCA) *authorityCA {
+		ca := newCA(t, parent)
+		tmpl, by := *ca.cert, parent
+		tmpl.NotAfter = start.Add(time.Minute)
+		if by == nil {
+			by = &authorityCA{cert: &tmpl, key: ca.key}
+		}
+		ca.cert = issue(t, &tmpl, by, ca.key.Public())
+		return ca
+	}
+	ends := time.Minute
+	for _, tc := range []struct {
+		name string
+		end  func(s *scene, keys *timedKeys) (last time.Duration)
+	}{
+		{"an intermediate", func(s *scene, _ *timedKeys) time.Duration {
+			ca := short(s.ca)
+			s.a = s.agent("a", issuedBy(ca, ca.cert))
+			return ends
+		}},
+		{"a root", func(s *scene, _ *timedKeys) time.Duration {
+			ca := short(nil)
+			s.roots(s.ca, ca)
+			s.a = s.agent("a", issuedBy(ca))
+			return ends
+		}},
+		{"the grant key", func(s *scene, keys *timedKeys) time.Duration {
+			keys.until[s.keyID] = start.Add(ends)
+			return ends - time.Millisecond
+		}},
+	} {
+		s := newScene(t)
+		keys := &timedKeys{keyView: s.keys, since: map[string]time.Time{}, until: map[string]time.Time{}}
+		last := tc.end(s, keys)
+		v := s.verifier(s.c, func(c *delegation.Config) { c.Keys = keys })
+		x, err := v.Verify(s.chain(s.a).to(s.b).to(s.c).c, s.b.peer)
+		if err != nil {
+			t.Fatalf("%s: %v", tc.name, err)
+		}
+		table, link := delegation.NewConnTable(), x.Link()
+		table.Remember(x)
+		s.move(last)
+		if got, err := v.Resolve(table, link[:], s.b.peer); err != nil || got != x {
+			t.Errorf("%s: Resolve(in its last millisecond) = %v, %v", tc.name, got, err)
+		}
+		s.move(time.Millisecond)
+		if got, err := v.Resolve(table, link[:], s.e.peer); reason(err) != unknownChain || got != nil {
+			t.Errorf("%s: Resolve(after its end, by another peer) = %v, %v, want %v", tc.name, got, err, unknownChain)
+		}
+	}
+}
+
+// A reference dies with a withdrawn key even where no generation tells of it.
+func TestReferenceDiesWithAWithdrawnKey(t *testing.T) {
+	s := newScene(t)
+	v := s.verifier(s.b)
+	x, err := v.Verify(s.hop1().chain, s.a.peer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, link := delegation.NewConnTable(), x.Link()
+	table.Remember(x)
+	s.keys.set(authority, s.keyID, nil)
+	if _, err := v.Resolve(table, link[:], s.a.peer); reason(err) != unknownChain {
+		t.Errorf("Resolve(the grant key was withdrawn) = %v, want %v", err, unknownChain)
+	}
+}
+
 // timedKeys is a key set in which each key has its time, as trust bundles publish it.
 type timedKeys struct {
 	*keyView

@@ -63,7 +63,7 @@ func (m *message) scan(b []byte, nesting int) fault {
 	)
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 || n != protowire.SizeTag(num) || num < last {
+		if n < 0 || n != protowire.SizeTag(num) || num < last || num > protowire.MaxValidNumber {
 			return m.fault(num, v1.Reason_REASON_CHAIN_NON_CANONICAL)
 		}
 		b = b[n:]

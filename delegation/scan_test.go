@@ -50,6 +50,24 @@ func TestTables(t *testing.T) {
 	}
 }
 
+// A number that no field can have is no field that a later version knows: where unknown fields have a code of their own, it is not that.
+func TestScanFieldNumbers(t *testing.T) {
+	for _, name := range []string{"Constraint", "Value", "Range"} {
+		unknown := v1.Reason_REASON_CHAIN_UNKNOWN_CONSTRAINT
+		if name == "Range" {
+			unknown = v1.Reason_REASON_CHAIN_NON_CANONICAL
+		}
+		for num, want := range map[uint64]v1.Reason{
+			0: v1.Reason_REASON_CHAIN_NON_CANONICAL, 9: unknown, 1<<29 - 1: unknown, 1 << 29: v1.Reason_REASON_CHAIN_NON_CANONICAL,
+			1<<31 - 1: v1.Reason_REASON_CHAIN_NON_CANONICAL, 1 << 31: v1.Reason_REASON_CHAIN_NON_CANONICAL, 1<<61 - 1: v1.Reason_REASON_CHAIN_NON_CANONICAL,
+		} {
+			if got := delegation.Tables()[name].Scan(append(protowire.AppendVarint(nil, num<<3), 1)); got != want {
+				t.Errorf("%s: field %d: %v, want %v", name, num, got, want)
+			}
+		}
+	}
+}
+
 func synthetic(d protoreflect.MessageDescriptor) int {
 	n := 0
 	for i := range d.Oneofs().Len() {

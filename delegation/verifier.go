@@ -80,6 +80,7 @@ func NewVerifier(cfg Config) (*Verifier, error) {
 		certs = defaultCerts
 	}
 	v.links, v.certs = newCache[[sigSize]byte, *Leaf](links), newCache[[digestSize]byte, *certificate](certs)
+	v.links.weigh = (*Leaf).weight
 	v.seals = newCache[[digestSize]byte, seal](seals)
 	return v, nil
 }
@@ -161,11 +162,16 @@ func (v *Verifier) longestPrefix(f *frame, now int64, gen generation) *Leaf {
 		case !found || !f.startsWith(x):
 		case now >= x.expires || gen != x.generation:
 			v.links.drop(key)
-		case now >= x.certSince && now <= x.certUntil && v.keyHolds(x.root, now):
+		case v.holds(x, now):
 			return x
 		}
 	}
 	return nil
+}
+
+// holds reports whether what x was verified with is valid now: the certificates of every hop, those above them, and the grant key.
+func (v *Verifier) holds(x *Leaf, now int64) bool {
+	return now >= x.certSince && now <= x.certUntil && v.keyHolds(x.root, now)
 }
 
 // keyHolds asks for the grant key again: it may have been withdrawn, or its time may be over.

@@ -204,7 +204,13 @@ func (in *Interaction) decide(ctx context.Context, env *v1.Envelope, req proto.M
 		}
 	}
 	in.converse(env, permit.Control(), now)
-	in.permit.Store(&permit)
+	if first {
+		in.first = permit
+		in.permit.Store(&in.first)
+	} else {
+		later := permit // so that permit itself need not lie in memory of its own
+		in.permit.Store(&later)
+	}
 	return nil
 }
 
@@ -233,7 +239,7 @@ func (in *Interaction) authorize(env *v1.Envelope, req proto.Message, now time.T
 	if d := in.checkMembers(leaf); d != nil {
 		return none, d
 	}
-	resource, err := in.method.ResourceOf(req, DefaultResource(in.e.cfg.Self))
+	resource, err := in.method.ResourceOf(req, in.e.resource)
 	if err != nil {
 		return none, denyf(v1.Reason_REASON_MALFORMED, "resource: %w", err)
 	}

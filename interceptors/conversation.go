@@ -1,6 +1,7 @@
 package interceptors
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -60,11 +61,24 @@ func (c *Conversation) Control() *v1.Label {
 
 // join worsens the label by l. The caller holds mu.
 func (c *Conversation) join(l policy.Label) {
-	joined := policy.Join(c.label, l)
-	if !joined.Equal(c.label) {
-		c.proto = nil
+	if joined := policy.Join(c.label, l); !joined.Equal(c.label) {
+		c.label, c.proto = owned(joined), nil
 	}
-	c.label = joined
+}
+
+// owned returns l in memory of its own. A conversation lives for days, and one string of a small message keeps all of the message.
+func owned(l policy.Label) policy.Label {
+	for _, set := range []*[]string{&l.Readers, &l.Tags, &l.Sources} {
+		if len(*set) == 0 {
+			continue
+		}
+		members := make([]string, len(*set))
+		for i, m := range *set {
+			members[i] = strings.Clone(m)
+		}
+		*set = members
+	}
+	return l
 }
 
 func (c *Conversation) idleSince() time.Time {
@@ -95,8 +109,13 @@ func (cs *conversations) join(leaf *delegation.Leaf, id []byte, l policy.Label, 
 		id = chainID[:]
 	}
 	p := leaf.Principal()
-	k := conversationKey{leaf.Tenant(), p.GetIssuer(), p.GetSubject(), p.GetType(), string(id)}
-	c, created := cs.find(k, l, now, peer)
+	cs.mu.Lock()
+	c := cs.m[conversationKey{leaf.Tenant(), p.GetIssuer(), p.GetSubject(), p.GetType(), string(id)}] // without a copy of id
+	cs.mu.Unlock()
+	created := false
+	if c == nil {
+		c, created = cs.find(conversationKey{leaf.Tenant(), p.GetIssuer(), p.GetSubject(), p.GetType(), string(id)}, l, now, peer)
+	}
 	if !created {
 		c.mu.Lock()
 		c.join(l)
@@ -112,7 +131,7 @@ func (cs *conversations) find(k conversationKey, l policy.Label, now time.Time, 
 	if c := cs.m[k]; c != nil {
 		return c, false
 	}
-	c = &Conversation{id: []byte(k.id), label: l, used: now, peer: peer}
+	c = &Conversation{id: []byte(k.id), label: owned(l), used: now, peer: peer}
 	if cs.m == nil {
 		cs.m = map[conversationKey]*Conversation{}
 	}

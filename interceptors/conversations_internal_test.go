@@ -3,8 +3,10 @@ package interceptors
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/identity"
@@ -83,5 +85,28 @@ func TestFullConversationTable(t *testing.T) {
 	}
 	if cs.peers[last] != 1 || cs.peers[peers[0]] != 0 {
 		t.Errorf("the shares after the sweep: %v", cs.peers)
+	}
+}
+
+// What a conversation remembers of a message is not the message: each label would keep all of it.
+func TestConversationKeepsNoMessage(t *testing.T) {
+	message := strings.Repeat("reader tag source ", 200) // as a small envelope is: one block, with every string inside
+	part := func(i, n int) []string { return []string{message[i : i+n]} }
+	l := policy.Label{Integrity: v1.Integrity_INTEGRITY_ATTESTED, Confidentiality: v1.Confidentiality_CONFIDENTIALITY_INTERNAL, Readers: part(0, 6)}
+	var cs conversations
+	c, _ := cs.find(talkKey(0), l, time.Unix(1_700_000_000, 0), talkPeer(t, 0))
+	l.Tags = part(7, 3)
+	c.Taint(l)
+	l.Sources = part(11, 6)
+	c.Taint(l)
+	got := c.Label()
+	if fmt.Sprint(got.Readers, got.Tags, got.Sources) != "[reader] [tag] [source]" {
+		t.Fatalf("label %s", got)
+	}
+	begin := uintptr(unsafe.Pointer(unsafe.StringData(message)))
+	for _, s := range []string{got.Readers[0], got.Tags[0], got.Sources[0]} {
+		if at := uintptr(unsafe.Pointer(unsafe.StringData(s))); at >= begin && at < begin+uintptr(len(message)) {
+			t.Errorf("%q lies in the message", s)
+		}
 	}
 }

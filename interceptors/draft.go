@@ -61,17 +61,16 @@ func (e *Enforcer) discard(d *draft) {
 }
 
 // append writes a record, and a shorter one where the log cannot take the whole: a refusal must leave a trace whatever the peer sent.
-// With chain, the record names a chain that is spelled out where readers of the log need it, and always in a log that keeps no count.
+// The first to go are the sets of the labels, which the peer alone chooses: they must not cost the record what this endpoint says of the
+// call. With chain, the record names a chain that is spelled out where readers of the log need it, and always in a log that keeps no count.
 func (e *Enforcer) append(ctx context.Context, class audit.Class, ev *v1.AuditEvent, chain audit.Speller) (audit.Position, error) {
-	var pos audit.Position
-	var err error
-	if log, ok := e.cfg.Audit.(audit.ChainRecorder); ok && chain != nil {
-		pos, err = log.AppendChain(ctx, class, ev, chain)
-	} else {
+	pos, err := e.appendChain(ctx, class, ev, chain)
+	if errors.Is(err, audit.ErrTooLarge) && (ev.ControlClaimed != nil || ev.ControlEffective != nil) {
+		ev.ControlClaimed, ev.ControlEffective, ev.Detail = outline(ev.ControlClaimed), outline(ev.ControlEffective), "labels: their sets do not fit into the record"
 		if chain != nil {
-			chain.Spell(ev)
+			ev.Chain, ev.Presented = nil, nil // to be said again: the log may have left a part out
 		}
-		pos, err = e.cfg.Audit.Append(ctx, class, ev)
+		pos, err = e.appendChain(ctx, class, ev, chain)
 	}
 	if err != nil && (errors.Is(err, audit.ErrTooLarge) || errors.Is(err, audit.ErrInvalid)) {
 		ev.Resource, ev.Policies, ev.DecisionInput, ev.Chain, ev.Presented, ev.ControlClaimed, ev.ControlEffective = nil, nil, nil, nil, nil, nil, nil
@@ -79,6 +78,24 @@ func (e *Enforcer) append(ctx context.Context, class audit.Class, ev *v1.AuditEv
 		return e.cfg.Audit.Append(ctx, class, ev)
 	}
 	return pos, err
+}
+
+func (e *Enforcer) appendChain(ctx context.Context, class audit.Class, ev *v1.AuditEvent, chain audit.Speller) (audit.Position, error) {
+	if log, ok := e.cfg.Audit.(audit.ChainRecorder); ok && chain != nil {
+		return log.AppendChain(ctx, class, ev, chain)
+	}
+	if chain != nil {
+		chain.Spell(ev)
+	}
+	return e.cfg.Audit.Append(ctx, class, ev)
+}
+
+// outline returns what of a label fits into any record.
+func outline(l *v1.Label) *v1.Label {
+	if l == nil {
+		return nil
+	}
+	return &v1.Label{Integrity: l.GetIntegrity(), Confidentiality: l.GetConfidentiality(), AnyReader: l.GetAnyReader(), SourcesTruncated: true}
 }
 
 // settle appends an outcome, whose call has no context left. The usual record waits for nothing and is spared the timer.

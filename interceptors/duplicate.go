@@ -23,7 +23,9 @@ import (
 // or a new call on a connection of a key when no connection that is older than the newer key can still be alive.
 //
 // Of the two the newcomer is the second process: the one that was there first goes on, so that a stolen or forgotten credential
-// cannot push an agent out, and the newcomer may begin as soon as the first has ended or is idle.
+// cannot push an agent out, and the newcomer may begin as soon as the first has ended or is idle. A key that was gone and comes back is a
+// newcomer too, and at once known as one where another key is live. Only a thief who has used the key of a process without a
+// break since before that process replaced it looks like the one that was there first, until the certificate of the key ends.
 
 // Bounds of the notice of duplicate identities.
 const (
@@ -52,6 +54,7 @@ type liveKey struct {
 	first    time.Time
 	used     time.Time // the last connection opened or ended, or call
 	conns    int
+	back     bool     // it was gone when its newest connection was opened
 	rival    *liveKey // the older key that was proven to live beside this one, nil when there is none
 	recorded time.Time
 
@@ -78,6 +81,9 @@ func (e *Enforcer) join(p identity.Peer, now time.Time) (*presence, *liveKey) {
 	spki := sha256.Sum256(p.Leaf.RawSubjectPublicKeyInfo)
 	for _, k := range at.keys {
 		if k.spki == spki {
+			if k.back = k.conns == 0 && now.Sub(k.used) > e.slack; k.back {
+				k.first = now
+			}
 			k.conns++
 			return at, k
 		}
@@ -90,7 +96,8 @@ func (e *Enforcer) join(p identity.Peer, now time.Time) (*presence, *liveKey) {
 	return at, k
 }
 
-// forget makes room for one key: those that have ended and been quiet go, otherwise the one that has been quiet for longest.
+// forget makes room for one key: those that have ended and been quiet go, otherwise the one that has been quiet for longest, of those
+// without a connection where there are any. A process that is started again and again does not push out one that stays.
 func (at *presence) forget(now time.Time, grace time.Duration) {
 	at.keys = slices.DeleteFunc(at.keys, func(k *liveKey) bool { return k.conns == 0 && now.Sub(k.used) > grace })
 	if len(at.keys) < maxLiveKeys {
@@ -98,7 +105,8 @@ func (at *presence) forget(now time.Time, grace time.Duration) {
 	}
 	quiet := 0
 	for i, k := range at.keys {
-		if k.used.Before(at.keys[quiet].used) {
+		other := at.keys[quiet]
+		if ended := k.conns == 0; ended != (other.conns == 0) && ended || ended == (other.conns == 0) && k.used.Before(other.used) {
 			quiet = i
 		}
 	}
@@ -176,8 +184,12 @@ func (at *presence) note(k *liveKey, now time.Time, opened bool, grace, slack ti
 	if len(at.keys) < 2 && k.rival == nil {
 		return pair, false, false
 	}
-	if k.rival != nil && !at.heldBefore(k, now, grace, slack) {
+	first := at.heldBefore(k, now, grace, slack)
+	switch {
+	case first == nil:
 		k.rival = nil // the first process has gone: this one stands alone
+	case opened && k.back && k.rival == nil:
+		k.rival = first
 	}
 	if k.rival == nil {
 		return at.prove(k, now, opened, grace, slack)
@@ -207,12 +219,15 @@ func (at *presence) prove(k *liveKey, now time.Time, opened bool, grace, slack t
 	return pair, record, false
 }
 
-// heldBefore reports whether a process that is not known as a second one is live beside k.
-func (at *presence) heldBefore(k *liveKey, now time.Time, grace, slack time.Duration) bool {
-	return slices.ContainsFunc(at.keys, func(o *liveKey) bool {
+// heldBefore returns the key of a process that is not known as a second one and is live beside k, or nil.
+func (at *presence) heldBefore(k *liveKey, now time.Time, grace, slack time.Duration) *liveKey {
+	for _, o := range at.keys {
 		idle := now.Sub(o.used)
-		return o != k && o.rival == nil && (idle < slack || o.conns > 0 && idle < grace)
-	})
+		if o != k && o.rival == nil && (idle < slack || o.conns > 0 && idle < grace) {
+			return o
+		}
+	}
+	return nil
 }
 
 // recordDuplicate writes one record of two processes of one identity. It stands beside the calls, whose own records say what became

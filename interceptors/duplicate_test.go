@@ -302,3 +302,57 @@ func TestKeysOfAPeerAreBounded(t *testing.T) {
 		t.Errorf("%d records, want at most one for each key that is remembered", n)
 	}
 }
+
+// The key that an agent had before its SVID was replaced, in the hands of a thief: it is he who comes late, though the key was first.
+func TestReplacedKeyThatComesBackPushesNobodyOut(t *testing.T) {
+	t.Parallel()
+	w := newTwins(t, true)
+	p := w.process()
+	stolen := p.src.Peer()
+	p.src.Rotate()
+	p.connect()
+	for range 10 {
+		w.Advance(time.Minute)
+		w.wantCall("the agent", p, 0)
+	}
+	thief, err := w.end.Accept(stolen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.wantRecords("when the old key comes back", 1)
+	if ev := w.records()[0]; ev.GetActor().GetSerial() != stolen.Serial || ev.GetDecision() != denied {
+		t.Errorf("record %v", ev)
+	}
+	for range 40 {
+		w.Advance(time.Minute)
+		if why := w.callOn(thief); why != duplicate {
+			t.Errorf("the thief: %s, want %s", why, duplicate)
+		}
+		w.wantCall("the agent", p, 0)
+	}
+	p.src.Rotate()
+	p.connect()
+	w.wantCall("the agent with a third key", p, 0)
+	if why := w.callOn(thief); why != duplicate {
+		t.Errorf("the thief after that: %s, want %s", why, duplicate)
+	}
+}
+
+// A process that is started over and over has a new key each time. The agent, connected and quiet, is not forgotten for them.
+func TestRestartsPushNobodyOut(t *testing.T) {
+	t.Parallel()
+	w := newTwins(t, true)
+	p := w.process()
+	for range 20 {
+		w.Advance(30 * time.Second)
+		other := w.process()
+		other.session.End()
+	}
+	w.Advance(slack + time.Second)
+	p.connect()
+	last := w.process()
+	w.Advance(slack + time.Second)
+	p.connect()
+	w.wantCall("the agent", p, 0)
+	w.wantCall("the last of the others", last, duplicate)
+}

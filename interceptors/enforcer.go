@@ -42,13 +42,15 @@ type Config struct {
 
 // Enforcer guards one endpoint. It is safe for concurrent use.
 type Enforcer struct {
-	cfg    Config
-	party  *v1.Party // the endpoint itself in records; shared and never changed
-	own    atomic.Pointer[pinnedRecord]
-	drafts sync.Pool
-	meter  *conduct.Meter
-	replay *MemoryReplay          // ids of direct messages; rebuilt from the audit log at start
-	proofs delegation.ReplayStore // of invocation proofs
+	cfg   Config
+	party *v1.Party // the endpoint itself in records; shared and never changed
+	// resource is what methods act on that name nothing else; shared and never changed.
+	resource []string
+	own      atomic.Pointer[pinnedRecord]
+	drafts   sync.Pool
+	meter    *conduct.Meter
+	replay   *MemoryReplay          // ids of direct messages; rebuilt from the audit log at start
+	proofs   delegation.ReplayStore // of invocation proofs
 
 	presencesMu  sync.Mutex
 	presences    map[identity.AgentID]*presence
@@ -56,6 +58,7 @@ type Enforcer struct {
 	talks        conversations
 	refusals     refusals // before any call
 	denials      refusals // of calls
+	late         late
 }
 
 // New returns an enforcer, or an error that names what is missing.
@@ -80,7 +83,7 @@ func New(cfg Config) (*Enforcer, error) {
 		cfg.Meter = conduct.NewMeter(cfg.AgentBudget, cfg.TenantBudget)
 	}
 	e := &Enforcer{
-		cfg: cfg, party: &v1.Party{SpiffeId: cfg.Self.String()}, meter: cfg.Meter, proofs: cfg.Replay,
+		cfg: cfg, party: &v1.Party{SpiffeId: cfg.Self.String()}, resource: DefaultResource(cfg.Self), meter: cfg.Meter, proofs: cfg.Replay,
 		replay: NewMemoryReplay(cfg.ReplayKeys, directLife, cfg.Now),
 	}
 	e.presences, e.grace, e.slack = map[identity.AgentID]*presence{}, cfg.DuplicateGrace, cfg.DuplicateSlack
@@ -130,7 +133,8 @@ type Call struct {
 // records the refusal. refused is why the transport already knows that the call must fail, or nil.
 func (e *Enforcer) Open(ctx context.Context, c *Call, refused error) (context.Context, *Interaction, error) {
 	in := e.newInteraction(c)
-	ctx = context.WithValue(ctx, interactionKey{}, in)
+	in.open = opened{ctx, in}
+	ctx = &in.open
 	if d := in.admitCall(refused); d != nil {
 		in.atGate = true
 		return ctx, in, in.refuse(d)
@@ -214,6 +218,7 @@ func (r *refusals) turn() map[refusalKey]uint64 {
 
 // Flush writes down the refusals that were counted and not recorded yet. It is called before the audit log is closed.
 func (e *Enforcer) Flush() {
+	e.late.wait(maxLateWait)
 	e.refusals.mu.Lock()
 	surplus := e.refusals.turn()
 	e.refusals.mu.Unlock()

@@ -243,7 +243,9 @@ func TestEnvelopeInMetadata(t *testing.T) {
 	wantReason(t, "4096 bytes", send(meta(4096)), 0)
 	wantReason(t, "4097 bytes", send(meta(4097)), v1.Reason_REASON_LIMIT)
 	wantReason(t, "no envelope", send(nil), v1.Reason_REASON_NO_ENVELOPE)
-	wantReason(t, "garbage", send([]byte{0xff}), malformed)
+	err := send([]byte{0xff})
+	wantReason(t, "garbage", err, malformed)
+	wantCause(t, "garbage", err, "envelope in metadata")
 	other := s.Enforcer(t, s.writer, meshMethods(t))
 	raw := meta(0)
 	s.session = s.Session(t, other, s.relay)
@@ -259,7 +261,9 @@ func TestEnvelopeInMetadata(t *testing.T) {
 	c.Metadata = same
 	wantReason(t, "the same envelope twice", s.serve(context.Background(), c, request(e), succeed), 0)
 	c.Metadata = same
-	wantReason(t, "two different envelopes", s.serve(context.Background(), c, request(s.envelope()), succeed), malformed)
+	err = s.serve(context.Background(), c, request(s.envelope()), succeed)
+	wantReason(t, "two different envelopes", err, malformed)
+	wantCause(t, "two different envelopes", err, "two different envelopes")
 }
 
 func TestCarriedEnvelope(t *testing.T) {
@@ -331,9 +335,8 @@ func TestCarriedEnvelope(t *testing.T) {
 	}
 	t.Run("an envelope inside the payload", func(t *testing.T) {
 		e := carried(payload(64))
-		ctx, in, err := s.end.Open(t.Context(), s.call(), nil)
-		defer in.Close(&err)
-		_, err = in.AdmitCarried(ctx, e, request(s.envelope()))
+		ctx, in := s.opened(s.call())
+		_, err := in.AdmitCarried(ctx, e, request(s.envelope()))
 		wantReason(t, "the call", err, malformed)
 	})
 }

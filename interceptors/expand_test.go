@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -271,5 +272,37 @@ func TestExpandedRecordsOfTheCaller(t *testing.T) {
 		if outcome.GetPeerReceipt().GetSeq() != 9 || outcome.GetOutcome().GetBytesOut() != 5 {
 			t.Errorf("outcome %v", outcome)
 		}
+	}
+}
+
+// A caller that says as much of its message as a label can hold does not shorten what the endpoint says of the call.
+func TestLabelsDoNotPushTheRestOutOfARecord(t *testing.T) {
+	s := newLogged(t)
+	set := func(n int) []string {
+		list := make([]string, n)
+		for i := range list {
+			list[i] = strings.Repeat(string(rune('A'+i)), 256)
+		}
+		return list
+	}
+	e := s.envelope()
+	e.Control = &v1.Label{
+		Integrity: v1.Integrity_INTEGRITY_SYSTEM, Confidentiality: v1.Confidentiality_CONFIDENTIALITY_INTERNAL,
+		Readers: set(policy.MaxReaders), Tags: set(policy.MaxTags), Sources: set(policy.MaxSources),
+	}
+	in, err := s.serveIn(s.call(), request(e), succeed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ev, _, spelled := s.expanded(in.ID())
+	if !spelled || ev.GetPresented() == nil || ev.GetOrigin() == nil || !slices.Equal(ev.GetResource(), []string{"mesh"}) || len(ev.GetPolicies()) == 0 ||
+		len(ev.GetDecisionInput().GetCapabilities()) == 0 {
+		t.Errorf("the record of a call with large labels: %v", ev)
+	}
+	if got := ev.GetControlClaimed(); got.GetIntegrity() != e.GetControl().GetIntegrity() || !got.GetSourcesTruncated() || ev.GetDetail() == "" {
+		t.Errorf("claimed %v, detail %q", got, ev.GetDetail())
+	}
+	if ev.GetControlEffective().GetIntegrity() >= v1.Integrity_INTEGRITY_SYSTEM {
+		t.Errorf("effective %v", ev.GetControlEffective())
 	}
 }

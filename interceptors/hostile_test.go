@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"testing"
@@ -246,11 +247,7 @@ func TestOpenStreamEndsWithItsPeer(t *testing.T) {
 	c.Procedure = open
 	e := s.Envelope(s.relay, open, "")
 	e.Control = nil
-	ctx, in, err := s.end.Open(t.Context(), c, nil)
-	defer in.Close(&err)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ctx, in := s.opened(c)
 	if _, err := in.Admit(ctx, &meshpb.OpenRequest{Envelope: e}); err != nil {
 		t.Fatal(err)
 	}
@@ -270,13 +267,67 @@ func TestStreamOfUnknownRequestsIsRefused(t *testing.T) {
 	if err := s.end.Methods().Add(add); err != nil {
 		t.Fatal(err)
 	}
-	ctx, in, err := s.end.Open(t.Context(), c, nil)
-	defer in.Close(&err)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = in.Prefetch(ctx, func(proto.Message) error { return nil })
+	ctx, in := s.opened(c)
+	_, err := in.Prefetch(ctx, func(proto.Message) error { return nil })
 	wantReason(t, "the stream", err, v1.Reason_REASON_UNKNOWN_METHOD)
+}
+
+// A stream that ends before its first message does not reach its handler, and neither does one whose first message is refused.
+func TestStreamWithoutAFirstMessageIsRefused(t *testing.T) {
+	s := newScene(t)
+	ctx, in := s.opened(s.call())
+	first, err := in.Prefetch(ctx, func(proto.Message) error { return io.EOF })
+	wantReason(t, "half closed at once", err, v1.Reason_REASON_NO_ENVELOPE)
+	if first != nil {
+		t.Errorf("Prefetch() = %v with a refusal", first)
+	}
+	ctx, in = s.opened(s.call())
+	broken := errors.New("connection reset")
+	if _, err := in.Prefetch(ctx, func(proto.Message) error { return broken }); !errors.Is(err, broken) {
+		t.Errorf("Prefetch(broken stream) = %v", err)
+	}
+	ctx, in = s.opened(s.call())
+	_, err = in.Prefetch(ctx, func(proto.Message) error { return nil })
+	wantReason(t, "a message without an envelope", err, v1.Reason_REASON_NO_ENVELOPE)
+}
+
+// What was received early reaches only a handler that reads that type: nothing is converted.
+func TestHandGivesAMessageOfItsTypeOnly(t *testing.T) {
+	from := &meshpb.UnaryRequest{Behave: "x", Resource: []string{"mesh"}}
+	into := &meshpb.UnaryRequest{Amount: 7}
+	if err := interceptors.Hand(from, into); err != nil || !proto.Equal(from, into) {
+		t.Errorf("Hand() = %v, %v handed", err, into)
+	}
+	other := &meshpb.BidiRequest{Behave: "before"}
+	wantReasonOnly(t, interceptors.Hand(from, other), v1.Reason_REASON_INTERNAL)
+	if other.GetBehave() != "before" {
+		t.Errorf("a message of another type was changed to %v", other)
+	}
+	wantReasonOnly(t, interceptors.Hand(from, new(string)), v1.Reason_REASON_INTERNAL)
+}
+
+// An adapter that goes on with a call that was refused at the gate gets no message admitted.
+func TestNothingIsAdmittedOnARefusedCall(t *testing.T) {
+	for name, spoil := range map[string]func(*interceptors.Call){
+		"no session":     func(c *interceptors.Call) { c.Session = nil },
+		"unknown method": func(c *interceptors.Call) { c.Procedure = "/mesh.v1.MeshService/Missing" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t)
+			c := s.call()
+			spoil(c)
+			ctx, in, err := s.end.Open(t.Context(), c, nil)
+			t.Cleanup(func() { in.Close(&err) })
+			if err == nil {
+				t.Fatal("the call is opened")
+			}
+			a, got := in.Admit(ctx, request(s.envelope()))
+			wantReason(t, "a message", got, v1.Reason_REASON_PEER_UNVERIFIED)
+			if a.Valid() {
+				t.Error("the message is admitted")
+			}
+		})
+	}
 }
 
 // A stream that is admitted by its metadata alone waits for no message, and counts those that came.
@@ -333,7 +384,7 @@ func TestFullReplaySetAtStartIsAnError(t *testing.T) {
 func wantReasonOnly(t *testing.T, err error, want v1.Reason) {
 	t.Helper()
 	var d *interceptors.Denial
-	if !errors.As(err, &d) || d.Reason != want {
+	if !errors.As(err, &d) || d == nil || d.Reason != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
 }

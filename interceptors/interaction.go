@@ -30,6 +30,8 @@ type Interaction struct {
 	held    bool // a concurrency slot
 	atGate  bool // refused before any message was looked at
 	purpose string
+	open    opened
+	bound   bounded
 
 	env   *v1.Envelope // of the first message
 	sound *v1.Envelope // what CheckCarried let pass
@@ -40,6 +42,7 @@ type Interaction struct {
 	link    [32]byte
 	until   time.Time // when the handler's context ends
 	permit  atomic.Pointer[policy.Permit]
+	first   policy.Permit // of the first message, and never changed after it
 	talk    atomic.Pointer[Conversation]
 	pos     audit.Position
 	intent  atomic.Pointer[audit.Position] // nil, or pos
@@ -210,7 +213,8 @@ func (in *Interaction) finish(err *error) {
 // ID returns the decision id of the call.
 func (in *Interaction) ID() [16]byte { return in.id }
 
-// Envelope returns the envelope of the first message, nil before it is admitted. The caller must not change it.
+// Envelope returns the envelope of the first message, nil before it is admitted. The caller must not change it. A handler finds no payload in
+// it: that is decoded, and gone.
 func (in *Interaction) Envelope() *v1.Envelope { return in.env }
 
 // Method returns what the call means, nil for an unknown procedure.

@@ -452,8 +452,7 @@ func TestServicePeersTakeTheTenantOfTheChain(t *testing.T) {
 
 func TestAttachedReferencesAreBounded(t *testing.T) {
 	s := newScene(t)
-	_, in, err := s.end.Open(t.Context(), s.call(), nil)
-	defer in.Close(&err)
+	_, in := s.opened(s.call())
 	if err := in.Attach(repeat(32, refOf(64))...); err != nil || len(in.Attached()) != 32 {
 		t.Errorf("Attach(32) = %v, %d kept", err, len(in.Attached()))
 	}

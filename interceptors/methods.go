@@ -242,6 +242,9 @@ func (m *Method) audit() v1.AuditClass {
 	return m.Intent.GetAudit()
 }
 
+// HasResource reports whether the resource of a call is declared to be a field of its request.
+func (m *Method) HasResource() bool { return len(m.resource) > 0 }
+
 // ResourceOf returns the resource that a call of m with this request acts on: the declared request field, or fallback.
 func (m *Method) ResourceOf(req proto.Message, fallback []string) ([]string, error) {
 	if len(m.resource) == 0 {

@@ -202,6 +202,34 @@ func TestFactsAndScopes(t *testing.T) {
 	wantReason(t, "a scope missing", serve(chain, &v1.MethodIntent{Scopes: []string{"mesh.audit", "mesh.admin"}}, &meshpb.UnaryRequest{}), v1.Reason_REASON_SCOPE_MISSING)
 }
 
+// A message that has none of the declared facts cannot be held against the constraints of the chain.
+func TestFactsOfAnotherMessageAreRefused(t *testing.T) {
+	s := newScene(t)
+	var ms interceptors.Methods
+	if err := ms.Add(&interceptors.Method{
+		Procedure: unary, Input: (&meshpb.UnaryRequest{}).ProtoReflect().Descriptor(),
+		Intent: &v1.MethodIntent{Action: "mesh.foreign", Facts: []*v1.Fact{{Key: "amount", Field: "amount"}}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s.end = s.Enforcer(t, s.writer, &ms)
+	s.session = s.Session(t, s.end, s.relay)
+	for name, req := range map[string]proto.Message{"nothing": nil, "another type": &meshpb.ForeignRequest{}, "the type declared": request(nil)} {
+		c, e := s.call(), s.envelope()
+		e.Intent.Action = "mesh.foreign"
+		raw, err := proto.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Metadata = raw
+		want := malformed
+		if name == "the type declared" {
+			want = 0
+		}
+		wantReason(t, name, s.serve(t.Context(), c, req, succeed), want)
+	}
+}
+
 // A chain in which anyone widened anything is refused before the policy is asked.
 func TestWidenedChainsAreRefused(t *testing.T) {
 	s := newScene(t)

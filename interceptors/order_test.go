@@ -29,6 +29,7 @@ var faults = []struct {
 	want   v1.Reason
 }{
 	{"no session", nil, func(a *attempt) { a.c.Session = nil }, v1.Reason_REASON_PEER_NO_TLS},
+	{"agent quarantined", nil, func(a *attempt) { a.Registry.SetState(a.relay, identity.StateQuarantined) }, v1.Reason_REASON_AGENT_QUARANTINED},
 	{"agent suspended", nil, func(a *attempt) { a.Registry.SetState(a.relay, identity.StateSuspended) }, v1.Reason_REASON_AGENT_SUSPENDED},
 	{
 		"rate spent", func(c *interceptors.Config) { c.AgentBudget.Rate, c.AgentBudget.Burst = 1e-9, 5 },
@@ -143,6 +144,7 @@ func TestAcceptRefuses(t *testing.T) {
 	stranger, expired := s.ID("acme", "stranger"), s.Peer(s.relay)
 	expired.NotAfter = s.Now()
 	s.Agent("acme", "gone", func(r *identity.Record) { r.State = identity.StateRetired })
+	s.Agent("acme", "contained", func(r *identity.Record) { r.State = identity.StateQuarantined })
 	for _, tt := range []struct {
 		name string
 		peer identity.Peer
@@ -151,6 +153,7 @@ func TestAcceptRefuses(t *testing.T) {
 		{"nobody", identity.Peer{}, v1.Reason_REASON_PEER_NO_TLS},
 		{"unregistered", s.Peer(stranger), v1.Reason_REASON_PEER_UNREGISTERED},
 		{"retired", s.Peer(s.ID("acme", "gone")), v1.Reason_REASON_AGENT_RETIRED},
+		{"quarantined", s.Peer(s.ID("acme", "contained")), v1.Reason_REASON_AGENT_QUARANTINED},
 		{"certificate expired", expired, v1.Reason_REASON_PEER_EXPIRED},
 	} {
 		session, err := s.end.Accept(tt.peer)

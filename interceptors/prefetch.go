@@ -50,11 +50,3 @@ func Hand(from proto.Message, into any) error {
 	proto.Merge(to, from)
 	return nil
 }
-
-// Bound returns a context that ends when the call does: see [Interaction.Until].
-func (in *Interaction) Bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	if until := in.Until(); !until.IsZero() {
-		return context.WithDeadline(ctx, until)
-	}
-	return context.WithCancel(ctx)
-}

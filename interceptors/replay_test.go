@@ -1,6 +1,7 @@
 package interceptors_test
 
 import (
+	"context"
 	"crypto/rand"
 	"sync"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/safeconduct/safeconduct/audit"
+	"github.com/safeconduct/safeconduct/delegation"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/identity"
 	"github.com/safeconduct/safeconduct/interceptors"
@@ -68,6 +70,63 @@ func TestOneOfAHundredCopiesIsAdmitted(t *testing.T) {
 	}
 	if ran != 1 {
 		t.Errorf("%d outcomes say allowed, want 1", ran)
+	}
+}
+
+// between is a registry that runs one function when it is asked the next time.
+type between struct {
+	identity.Registry
+	once func()
+}
+
+func (b *between) Generation() uint64 {
+	if f := b.once; f != nil {
+		b.once = nil
+		f()
+	}
+	return b.Registry.Generation()
+}
+
+// A copy that is admitted while the other one is being verified spends the id: the first look at the set was too early.
+func TestCopyThatOvertakesIsTheOnlyOne(t *testing.T) {
+	var registry *between
+	s := newScene(t, func(c *interceptors.Config) {
+		registry = &between{Registry: c.Registry}
+		c.Registry = registry
+	})
+	st := s.openStream()
+	e := s.envelope()
+	registry.once = func() { wantReason(t, "the copy that overtakes", s.send(e), 0) }
+	wantReason(t, "the one that was overtaken", st.admit(request(e)), replayed)
+	if registry.once != nil {
+		t.Error("no copy overtook")
+	}
+}
+
+// overtaken is a replay store in which somebody else spends first.
+type overtaken struct {
+	delegation.ReplayStore
+	once func()
+}
+
+func (o *overtaken) Insert(ctx context.Context, tenant string, key [32]byte, until time.Time) (bool, error) {
+	if f := o.once; f != nil {
+		o.once = nil
+		f()
+	}
+	return o.ReplayStore.Insert(ctx, tenant, key, until)
+}
+
+// The same for a proof under which two messages come at once: the one that spends it first is admitted.
+func TestProofThatIsSpentMeanwhileIsRefused(t *testing.T) {
+	store := &overtaken{ReplayStore: interceptors.NewMemoryReplay(0, time.Hour, time.Now)}
+	s := proofScene(t, func(c *interceptors.Config) { c.Replay = store })
+	first := s.prove(s.open(proved))
+	second := s.withJTI(s.open(proved), delegation.ClaimedJTI(first.GetProof()))
+	store.once = func() { wantReason(t, "the message that overtakes", s.carry(second), 0) }
+	wantReason(t, "the one that was overtaken", s.carry(first), replayed)
+	if store.once != nil {
+		t.Error("no message overtook")
 	}
 }
 

@@ -3,6 +3,7 @@ package interceptors_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -72,6 +73,17 @@ func request(e *v1.Envelope) *meshpb.UnaryRequest {
 	return &meshpb.UnaryRequest{Resource: []string{"mesh"}, Envelope: e}
 }
 
+// opened opens a call that is closed with the test. Close recovers a panic: deferred in a test it would hide the test's own.
+func (s *scene) opened(c *interceptors.Call) (context.Context, *interceptors.Interaction) {
+	s.t.Helper()
+	ctx, in, err := s.end.Open(s.t.Context(), c, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { in.Close(&err) })
+	return ctx, in
+}
+
 type handler func(ctx context.Context) (proto.Message, error)
 
 func succeed(context.Context) (proto.Message, error) { return &meshpb.UnaryResponse{Text: "done"}, nil }
@@ -119,6 +131,14 @@ func wantReason(t *testing.T, what string, err error, want v1.Reason) {
 	t.Helper()
 	if got := reason(t, err); got != want {
 		t.Errorf("%s: %s (%v), want %s", what, got, err, want)
+	}
+}
+
+// wantCause demands that the log says why a message was refused: the reason alone is that of many checks.
+func wantCause(t *testing.T, what string, err error, want string) {
+	t.Helper()
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%s: %v, want the cause %q", what, err, want)
 	}
 }
 

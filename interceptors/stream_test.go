@@ -19,18 +19,12 @@ type stream struct {
 	*scene
 	in  *interceptors.Interaction
 	ctx context.Context
-	err error
 }
 
 func (s *scene) openStream() *stream {
 	s.t.Helper()
-	ctx, in, err := s.end.Open(s.t.Context(), s.call(), nil)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	st := &stream{scene: s, in: in, ctx: ctx}
-	s.t.Cleanup(func() { in.Close(&st.err) })
-	return st
+	ctx, in := s.opened(s.call())
+	return &stream{scene: s, in: in, ctx: ctx}
 }
 
 func (st *stream) admit(req *meshpb.UnaryRequest) error {

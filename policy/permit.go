@@ -87,12 +87,12 @@ func (p Permit) Action() string {
 	return p.f.action
 }
 
-// Resource returns the resource path that p is for. The caller must not change it.
+// Resource returns a copy of the resource path that p is for: the path itself is shared by all calls of a method that declares none.
 func (p Permit) Resource() []string {
 	if p.f == nil {
 		return nil
 	}
-	return p.f.resource
+	return slices.Clone(p.f.resource)
 }
 
 // Tenant returns the tenant in which p acts: the peer's, never one that a request named.

@@ -32,8 +32,14 @@ type Table struct {
 	td     string
 	serial uint64
 	sum    [32]byte
-	rows   map[rowKey][]*v1.CapabilityRow
+	rows   map[rowKey][]tableRow
 	count  int
+}
+
+// tableRow is a row, with its id as the answer of Permits where no other row allows the same.
+type tableRow struct {
+	*v1.CapabilityRow
+	ids []string
 }
 
 type rowKey struct{ tenant, class, action string }
@@ -82,7 +88,7 @@ func newTable(t *v1.CapabilityTable) (*Table, error) {
 	case len(t.GetRows()) > MaxTableRows:
 		return nil, fmt.Errorf("%w: %d rows, at most %d", ErrTable, len(t.GetRows()), MaxTableRows)
 	}
-	out := &Table{td: t.GetTrustDomain(), serial: t.GetSerial(), rows: map[rowKey][]*v1.CapabilityRow{}, count: len(t.GetRows())}
+	out := &Table{td: t.GetTrustDomain(), serial: t.GetSerial(), rows: map[rowKey][]tableRow{}, count: len(t.GetRows())}
 	seen := map[string]bool{}
 	for _, row := range t.GetRows() {
 		if err := CheckRow(row); err != nil {
@@ -93,10 +99,10 @@ func newTable(t *v1.CapabilityTable) (*Table, error) {
 		}
 		seen[row.GetId()] = true
 		k := rowKey{row.GetTenant(), row.GetAgentClass(), row.GetCapability().GetAction()}
-		out.rows[k] = append(out.rows[k], row)
+		out.rows[k] = append(out.rows[k], tableRow{row, []string{row.GetId()}})
 	}
 	for _, rows := range out.rows {
-		slices.SortFunc(rows, func(a, b *v1.CapabilityRow) int { return compare(a.GetId(), b.GetId()) })
+		slices.SortFunc(rows, func(a, b tableRow) int { return compare(a.GetId(), b.GetId()) })
 	}
 	return out, nil
 }
@@ -137,7 +143,7 @@ func (t *Table) SHA256() [32]byte { return t.sum }
 func (t *Table) Len() int { return t.count }
 
 // Permits returns the ids of the rows that let the class act on exactly this resource at this callee, and whether some row also
-// covers everything below the resource. No row is no permission.
+// covers everything below the resource. No row is no permission. The caller must not change ids.
 func (t *Table) Permits(tenant, class, action string, resource []string, callee identity.AgentID) (ids []string, subtree bool) {
 	if t == nil || callee.TrustDomain().Name() != t.td {
 		return nil, false
@@ -150,7 +156,11 @@ func (t *Table) Permits(tenant, class, action string, resource []string, callee 
 		}
 		exact, under := delegation.CoversResource(row.GetCapability(), resource), coversCapability(row.GetCapability(), below)
 		if exact || under {
-			ids = append(ids, row.GetId())
+			if ids == nil {
+				ids = row.ids[:1:1] // shared: it has no room for a second one
+			} else {
+				ids = append(ids, row.GetId())
+			}
 		}
 		covered, subtree = covered || exact, subtree || under
 	}

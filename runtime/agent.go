@@ -112,8 +112,7 @@ func (a *Agent) build(run context.Context, life time.Duration) error {
 	a.verifier, err = delegation.NewVerifier(delegation.Config{
 		Self: a.id, Keys: a.trust.Keys(), Bundles: a.src, BundleGeneration: updates.Load, Now: a.cfg.Now,
 		Limits: delegation.Limits{Allow: func(peer identity.AgentID, signatures int) bool {
-			_, ok := meter.Agent(peer).Cold.Take(a.cfg.Now(), int64(signatures))
-			return ok
+			return meter.Cold(peer, a.cfg.Now(), signatures)
 		}},
 	})
 	if err != nil {
@@ -147,7 +146,7 @@ func (a *Agent) build(run context.Context, life time.Duration) error {
 		opts = append(opts, grpc.MaxConcurrentStreams(streamsFor(n)))
 	}
 	a.server = grpc.NewServer(opts...)
-	a.exchange = &exchange{agent: a, handlers: map[string]handler{}}
+	a.exchange = &exchange{agent: a, handlers: map[string]handler{}, keys: newOwnKeys()}
 	a.server.RegisterService(a.exchange.service(), a.exchange)
 	a.health = health.NewServer()
 	healthpb.RegisterHealthServer(a.server, a.health)

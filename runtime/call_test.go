@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,21 +62,25 @@ func TestHandlerSeesWhoActsAndForWhom(t *testing.T) {
 
 func TestDeadlineEndsTheHandler(t *testing.T) {
 	s := newScene(t)
-	ended := make(chan error, 1)
+	var started atomic.Int32
+	ended := make(chan error, 10)
 	s.node.unary = func(ctx context.Context, _ *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error) {
+		started.Add(1)
 		<-ctx.Done()
 		ended <- ctx.Err()
 		return nil, ctx.Err()
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, 50*time.Millisecond)
-	defer cancel()
-	_, err := s.call(ctx)
-	wantCode(t, err, codes.DeadlineExceeded)
+	for wait := 50 * time.Millisecond; started.Load() == 0 && wait < patience; wait *= 2 { // until it is long enough to reach the handler
+		ctx, cancel := context.WithTimeout(s.ctx, wait)
+		defer cancel()
+		_, err := s.call(ctx)
+		wantCode(t, err, codes.DeadlineExceeded)
+		_, err = s.call(ctx)
+		wantCode(t, err, codes.DeadlineExceeded)
+	}
 	if err := receive(t, "the handler's end", ended); err == nil {
 		t.Error("handler's context ended without an error")
 	}
-	_, err = s.call(ctx)
-	wantCode(t, err, codes.DeadlineExceeded)
 }
 
 func TestHandlerEndsWithItsChain(t *testing.T) {

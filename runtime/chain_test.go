@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/internal/meshtest/meshpb"
 	"github.com/safeconduct/safeconduct/runtime"
@@ -112,6 +115,48 @@ func TestConnWithCarriesNoMore(t *testing.T) {
 			wantReason(t, err, tt.want)
 			s.mustCall(s.ctx) // With narrows its own Conn only
 		})
+	}
+}
+
+// What Least sends is enough for the call, and for nothing else.
+func TestLeastCarriesOneCallAndNothingElse(t *testing.T) {
+	s := newScene(t)
+	conn := s.Dial(s.relay, s.writer).Least()
+	client := meshpb.NewMeshServiceClient(conn)
+	for range 2 {
+		if _, err := client.Unary(s.ctx, &meshpb.UnaryRequest{Resource: mesh()}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := client.Foreign(s.ctx, &meshpb.ForeignRequest{}); err != nil {
+		t.Fatalf("another method: %v", err)
+	}
+	_, err := client.Unary(s.ctx, &meshpb.UnaryRequest{Resource: []string{"elsewhere"}})
+	wantReason(t, err, v1.Reason_REASON_SCOPE)
+	hops := map[string]bool{}
+	for _, evs := range s.calls(s.writer, "", v1.EventDirection_EVENT_DIRECTION_INBOUND) {
+		ev := evs[0]
+		if len(ev.GetChain()) == 0 || ev.GetDecision() != v1.EventDecision_EVENT_DECISION_ALLOW {
+			continue
+		}
+		last := ev.GetChain()[len(ev.GetChain())-1]
+		hops[string(last.GetStatementId())] = true
+		if caps := last.GetCapabilities(); len(caps) != 1 || caps[0].GetAction() != ev.GetAction() || caps[0].GetSubtree() || caps[0].GetReach() != 1 {
+			t.Errorf("a call of %s carries %v", ev.GetAction(), caps)
+		}
+		if ev.GetMaxDepth() != 1 {
+			t.Errorf("%s may be handed on to depth %d", ev.GetAction(), ev.GetMaxDepth())
+		}
+	}
+	if len(hops) != 2 {
+		t.Errorf("%d hops were signed for three calls of two methods, want one for each method", len(hops))
+	}
+	if err := conn.With(runtime.Narrowing{}).Invoke(s.ctx, "/mesh.v1.MeshService/Unary", &meshpb.UnaryRequest{Resource: mesh()}, &meshpb.UnaryResponse{}); err != nil {
+		t.Errorf("With on a Conn of Least: %v", err)
+	}
+	_, err = client.ClientStream(s.ctx)
+	if status.Code(err) != codes.InvalidArgument {
+		t.Errorf("a stream whose resource is in its messages: %v, want InvalidArgument", err)
 	}
 }
 

@@ -38,6 +38,12 @@ const maxShared = 32
 // maxSharedBytes bounds one of them.
 const maxSharedBytes = 8 << 10
 
+// streamWindow and connWindow are how much a callee may send before it is read; see the server's.
+const (
+	streamWindow = 2 << 20
+	connWindow   = 4 << 20
+)
+
 // ErrClosed is returned for what an agent is asked after its Close.
 var ErrClosed = errors.New("the agent is closed")
 
@@ -51,7 +57,8 @@ type Conn struct {
 	client rpcv1.ExchangeServiceClient
 	// methods caches what the called methods declare.
 	methods *interceptors.Methods
-	narrow  Narrowing
+	narrow  narrowed
+	least   bool
 	line    *line
 	// options are those of every call to the peer, resource is what methods act on that name nothing else.
 	options  []grpc.CallOption
@@ -83,6 +90,8 @@ func (a *Agent) Dial(peer string) (*Conn, error) {
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{BaseDelay: minRetry, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxRetry}, MinConnectTimeout: maxRetry,
 		}),
+		grpc.WithStaticStreamWindowSize(streamWindow),
+		grpc.WithStaticConnWindowSize(connWindow),
 		grpc.WithDisableServiceConfig())
 	if err != nil {
 		return nil, fmt.Errorf("runtime: dialing %s: %w", id, err)
@@ -96,22 +105,6 @@ func (a *Agent) Dial(peer string) (*Conn, error) {
 	}
 	a.conns[id] = c
 	return c, nil
-}
-
-// Narrowing is what further calls through a [Conn] may carry at most. Zero fields pass on what the caller's chain holds.
-type Narrowing struct {
-	Capabilities []*v1.Capability
-	Delegates    []string
-	MaxDepth     uint32
-	// Lifetime is how long the callee may act. What is given for a shorter time than the caller's chain lives cannot be renewed.
-	Lifetime time.Duration
-}
-
-// With returns a Conn over the same connection whose calls carry no more than n.
-func (c *Conn) With(n Narrowing) *Conn {
-	dup := *c
-	dup.narrow = n
-	return &dup
 }
 
 // Peer returns the identity of the other end.
@@ -348,7 +341,12 @@ func (c *Conn) envelope(ctx context.Context, m *interceptors.Method, req proto.M
 	if err != nil && req != nil { // a stream has no request yet; the callee derives it from the first message
 		return status.Errorf(codes.InvalidArgument, "resource of the call: %v", err)
 	}
-	hop, err := c.agent.hops.extend(c.agent, c.agent.renewals.current(ctx, c.agent, parent.Leaf()), c.peer, c.narrow)
+	leaf := c.agent.renewals.current(ctx, c.agent, parent.Leaf())
+	narrow, err := c.narrowing(leaf, m, req, resource)
+	if err != nil {
+		return err
+	}
+	hop, err := c.agent.hops.extend(c.agent, leaf, c.peer, narrow)
 	if err != nil {
 		return refusalOf(err)
 	}

@@ -10,7 +10,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -27,9 +26,6 @@ import (
 // generation is a counter that verification caches belong to.
 type generation struct{ atomic.Uint64 }
 
-// handler runs one carried call: it decodes the payload, passes admission, and runs the author's method.
-type handler func(ctx context.Context, admit func(proto.Message) (context.Context, error), payload []byte) (proto.Message, error)
-
 // exchange serves ExchangeService: it opens one interaction per Envelope and dispatches it to the registered handlers.
 type exchange struct {
 	rpcv1.UnimplementedExchangeServiceServer
@@ -38,6 +34,8 @@ type exchange struct {
 	mu       sync.RWMutex
 	handlers map[string]handler
 	frames   sync.Pool // of *wirecodec.Frame, for replies
+	requests sync.Pool // of *wirecodec.Request
+	keys     ownKeys
 }
 
 // register adds the unary methods of a generated service; streaming ones are served as guarded gRPC streams only.
@@ -57,39 +55,9 @@ func (x *exchange) register(sd *grpc.ServiceDesc, impl any) error {
 	defer x.mu.Unlock()
 	for _, md := range sd.Methods {
 		full := "/" + sd.ServiceName + "/" + md.MethodName
-		x.handlers[full] = generated(md, impl, full)
+		x.handlers[full] = generated(md, impl)
 	}
 	return nil
-}
-
-// generated adapts the handler that protoc-gen-go-grpc wrote: its decoder runs before admission and its method after.
-func generated(md grpc.MethodDesc, impl any, full string) handler {
-	return func(ctx context.Context, admit func(proto.Message) (context.Context, error), payload []byte) (proto.Message, error) {
-		decode := func(v any) error {
-			m, ok := v.(proto.Message)
-			if !ok {
-				return interceptors.Refuse(v1.Reason_REASON_INTERNAL, fmt.Errorf("request of %s is a %T", full, v))
-			}
-			return unmarshal(payload, m)
-		}
-		guard := func(_ context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-			m, _ := req.(proto.Message)
-			ctx, err := admit(m)
-			if err != nil {
-				return nil, err
-			}
-			return next(ctx, req)
-		}
-		resp, err := md.Handler(impl, ctx, decode, guard)
-		if err != nil {
-			return nil, err
-		}
-		m, ok := resp.(proto.Message)
-		if !ok {
-			return nil, interceptors.Refuse(v1.Reason_REASON_INTERNAL, fmt.Errorf("reply of %s is a %T", full, resp))
-		}
-		return m, nil
-	}
 }
 
 func unmarshal(payload []byte, m proto.Message) error {
@@ -107,52 +75,11 @@ func (x *exchange) handler(method string) handler {
 
 // Deliver implements ExchangeServiceServer.
 func (x *exchange) Deliver(ctx context.Context, env *v1.Envelope) (*v1.Envelope, error) {
-	out, err := x.deliver(ctx, env)
+	out, err := x.deliver(ctx, env, nil)
 	if err != nil {
 		return nil, err
 	}
 	return &out.Envelope, nil // its memory is not used again
-}
-
-// deliver answers one Envelope.
-func (x *exchange) deliver(ctx context.Context, env *v1.Envelope) (out *wirecodec.Frame, err error) {
-	session, refused := sessionOf(ctx)
-	ctx, in, err := x.agent.enforcer.Open(ctx, &interceptors.Call{
-		Session: session, Procedure: env.GetMethod(), Transport: interceptors.TransportDeliver,
-	}, refused)
-	defer in.Close(&err)
-	if err != nil {
-		return nil, err
-	}
-	h := x.handler(env.GetMethod())
-	if h == nil {
-		return nil, interceptors.Refuse(v1.Reason_REASON_UNKNOWN_METHOD, fmt.Errorf("%s does not travel by Deliver", env.GetMethod()))
-	}
-	if err = in.CheckCarried(env); err != nil {
-		return nil, err
-	}
-	sent := &headers{method: env.GetMethod()}
-	ctx = grpc.NewContextWithServerTransportStream(ctx, sent)
-	ctx = metadata.NewIncomingContext(ctx, fromPairs(env.GetMetadata()))
-	var cancel context.CancelFunc = func() {}
-	defer func() { cancel() }()
-	admit := func(req proto.Message) (context.Context, error) {
-		if _, err := in.AdmitCarried(ctx, env, req); err != nil {
-			return nil, err
-		}
-		var bounded context.Context
-		bounded, cancel = in.Bound(ctx)
-		return bounded, nil
-	}
-	err = interceptors.ErrUnfinished
-	resp, err := h(ctx, admit, env.GetPayload())
-	if err != nil {
-		return nil, authored(in, err)
-	}
-	if err = in.Emit(resp); err != nil {
-		return nil, err
-	}
-	return x.result(in, resp, sent)
 }
 
 // authored turns an author's own status into the core's words, so that the record names the code that the peer sees. Its text
@@ -197,7 +124,9 @@ func (x *exchange) result(in *interceptors.Interaction, resp proto.Message, sent
 		out.Control = talk.Control()
 	}
 	if pos := in.Position(); pos != nil {
-		out.Audit = pos.Proto()
+		r := &f.Receipt // the position lies in the interaction, and is not changed
+		r.LogId, r.BootId, r.Seq, r.LeafHash = pos.LogID[:], pos.BootID[:], pos.Seq, pos.Leaf[:]
+		out.Audit = r
 	}
 	if out.Receipt, err = in.SignReceipt(); err != nil {
 		return nil, err
@@ -219,14 +148,23 @@ func (x *exchange) frame() *wirecodec.Frame {
 	}}
 }
 
-// service describes ExchangeService to grpc, with a Deliver whose reply is a Frame.
+// request returns the memory of a received message, which comes back when the message is admitted and its payload decoded. Of a message
+// that is not admitted it does not come back.
+func (x *exchange) request() *wirecodec.Request {
+	if r, ok := x.requests.Get().(*wirecodec.Request); ok {
+		return r
+	}
+	return new(wirecodec.Request)
+}
+
+// service describes ExchangeService to grpc, with a Deliver whose request is a Request and whose reply is a Frame.
 func (x *exchange) service() *grpc.ServiceDesc {
 	sd := rpcv1.ExchangeService_ServiceDesc
 	sd.Methods = slices.Clone(sd.Methods)
 	info := &grpc.UnaryServerInfo{Server: x, FullMethod: rpcv1.ExchangeService_Deliver_FullMethodName}
 	answer := func(ctx context.Context, req any) (any, error) {
-		env, _ := req.(*v1.Envelope)
-		out, err := x.deliver(ctx, env)
+		r, _ := req.(*wirecodec.Request)
+		out, err := x.deliver(ctx, r.Envelope, r)
 		if err != nil {
 			return nil, err
 		}
@@ -237,11 +175,12 @@ func (x *exchange) service() *grpc.ServiceDesc {
 			continue
 		}
 		sd.Methods[i].Handler = func(_ any, ctx context.Context, decode func(any) error, guard grpc.UnaryServerInterceptor) (any, error) {
-			env := new(v1.Envelope)
-			if err := decode(env); err != nil {
-				return nil, err
+			req := x.request()
+			if err := decode(req); err != nil {
+				session, _ := sessionOf(ctx)
+				return nil, x.agent.enforcer.RefuseBody(ctx, session, err)
 			}
-			return guard(ctx, env, info, answer)
+			return guard(ctx, req, info, answer)
 		}
 	}
 	return &sd

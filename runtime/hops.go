@@ -30,6 +30,7 @@ type hopCache struct {
 type hopKey struct {
 	parent [32]byte
 	callee identity.AgentID
+	narrow [32]byte // of what the hop narrows, zero for nothing
 }
 
 // signedHop is one chain to one callee. It is never changed but for what is believed of the callee.
@@ -41,18 +42,18 @@ type signedHop struct {
 	known atomic.Pointer[belief]
 }
 
-// extend returns parent with one more hop to callee. Hops that narrow further are signed anew.
-func (h *hopCache) extend(a *Agent, parent *delegation.Leaf, callee identity.AgentID, n Narrowing) (*signedHop, error) {
+// extend returns parent with one more hop to callee that carries no more than n.
+func (h *hopCache) extend(a *Agent, parent *delegation.Leaf, callee identity.AgentID, n narrowed) (*signedHop, error) {
 	now := a.cfg.Now()
-	plain := n.Capabilities == nil && n.Delegates == nil && n.MaxDepth == 0 && n.Lifetime == 0
-	k := hopKey{parent.Link(), callee}
-	if plain {
-		h.mu.Lock()
-		s, ok := h.m[k]
-		h.mu.Unlock()
-		if ok && now.Before(s.renew) {
-			return s, nil
-		}
+	k := hopKey{parent.Link(), callee, n.key}
+	h.mu.Lock()
+	s, ok := h.m[k]
+	h.mu.Unlock()
+	if ok && now.Before(s.renew) {
+		return s, nil
+	}
+	if n.fill != nil {
+		n.Capabilities = n.fill()
 	}
 	svid, err := a.src.GetX509SVID()
 	if err != nil {
@@ -68,11 +69,8 @@ func (h *hopCache) extend(a *Agent, parent *delegation.Leaf, callee identity.Age
 	if err != nil {
 		return nil, err
 	}
-	s := &signedHop{chain: chain, size: chain.SizeVT() + protowire.SizeTag(envelopeChain) + protowire.SizeVarint(delegation.MaxChainBytes)}
+	s = &signedHop{chain: chain, size: chain.SizeVT() + protowire.SizeTag(envelopeChain) + protowire.SizeVarint(delegation.MaxChainBytes)}
 	s.link, _ = delegation.Reference(parent, chain) // of a chain that Append made
-	if !plain {
-		return s, nil
-	}
 	s.renew = now.Add(expiryOf(chain, now).Sub(now) * 8 / 10)
 	h.mu.Lock()
 	defer h.mu.Unlock()

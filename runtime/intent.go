@@ -44,12 +44,12 @@ func HandleIntent[Req, Resp any, PReq Message[Req], PResp Message[Resp]](
 	}
 	a.exchange.mu.Lock()
 	defer a.exchange.mu.Unlock()
-	a.exchange.handlers[method] = func(_ context.Context, admit func(proto.Message) (context.Context, error), payload []byte) (proto.Message, error) {
+	a.exchange.handlers[method] = func(_ context.Context, d *delivery) (proto.Message, error) {
 		req := PReq(new(Req))
-		if err := unmarshal(payload, req); err != nil {
+		if err := d.decode(req); err != nil {
 			return nil, err
 		}
-		admitted, err := admit(req)
+		admitted, err := d.admit(req)
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -60,7 +61,7 @@ func TestShutdownFinishesCallsInFlight(t *testing.T) {
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); s.Stop(s.writer) }()
 	eventually(t, "new calls to be turned away", func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), patience/10)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err := s.client.Open(ctx, &meshpb.OpenRequest{})
 		return err != nil

@@ -54,7 +54,7 @@ func (f *failures) add(err error) {
 // Identities and connections are replaced all the time, and no call notices.
 func TestShortLivedSVIDsUnderLoad(t *testing.T) {
 	t.Parallel()
-	life, run := 5*time.Second, 7*time.Second
+	life, run := 10*time.Second, 10*time.Second // an SVID is replaced after four seconds
 	if os.Getenv(soak) != "" {
 		life, run = 20*time.Second, 3*time.Minute
 	}

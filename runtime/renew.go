@@ -13,6 +13,7 @@ import (
 	rpcv1 "github.com/safeconduct/safeconduct/gen/safeconduct/rpc/v1"
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 	"github.com/safeconduct/safeconduct/interceptors"
+	"github.com/safeconduct/safeconduct/policy/conduct"
 )
 
 // Bounds of renewing.
@@ -34,6 +35,10 @@ const (
 	renewRetryShare = 20
 	refusedShare    = 10
 )
+
+// giverBudget bounds what is renewed, beside calls, of what one agent has given: whoever sends many chains shortly before they end must not
+// use up the table, and what the authority renews for this agent at all, which is ten a second.
+var giverBudget = conduct.Budget{Rate: 1, Burst: 50}
 
 // ErrRenewal is returned by Renew when the authority could not be asked or its answer does not continue the chain.
 var ErrRenewal = errors.New("the grant was not renewed")
@@ -89,6 +94,7 @@ func (a *Agent) Renew(ctx context.Context) error {
 type renewals struct {
 	run     context.Context //nolint:containedctx // of the agent: it ends the requests on their way.
 	renewer Renewer
+	givers  *conduct.Meter // one account per agent that has given a verified chain, so bounded by the registry
 	wg      sync.WaitGroup
 
 	mu      sync.Mutex
@@ -109,6 +115,7 @@ type renewal struct {
 func (r *renewals) open(run context.Context, t Trust) {
 	r.run = run
 	r.renewer, _ = t.(Renewer) // optional
+	r.givers = conduct.NewMeter(giverBudget, conduct.Budget{})
 }
 
 // close waits for the requests on their way, which the end of the agent's context has ended.
@@ -126,13 +133,20 @@ func (r *renewals) current(ctx context.Context, a *Agent, first *delegation.Leaf
 		return first
 	}
 	r.mu.Lock()
-	e := r.entry(first, now)
+	e := r.m[first.Link()]
+	latest, due := first, true
+	if e != nil {
+		latest, due = e.leaf, e.busy == nil && !now.Before(renewAt(e.leaf)) && !now.Before(e.retry)
+	}
+	due = due && r.spend(first, now)
+	if e == nil && due {
+		e = r.entry(first, now)
+	}
 	if e == nil {
 		r.mu.Unlock()
 		return first
 	}
-	latest := e.leaf
-	if !now.Before(renewAt(latest)) && !now.Before(e.retry) {
+	if due {
 		r.launch(a, e)
 	}
 	busy := e.busy
@@ -150,6 +164,15 @@ func (r *renewals) current(ctx context.Context, a *Agent, first *delegation.Leaf
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return e.leaf
+}
+
+// spend takes a renewal out of the budget of who gave a chain. The agent's own grants have none: people give those.
+func (r *renewals) spend(first *delegation.Leaf, now time.Time) bool {
+	if first.Issuer().IsService() {
+		return true
+	}
+	_, ok := r.givers.Agent(first.Issuer()).Rate.Take(now, 1)
+	return ok
 }
 
 // entry returns the state of a chain, nil when there is no place for another. The caller holds mu.

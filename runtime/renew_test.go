@@ -248,6 +248,52 @@ func TestHandlerRenewsWhatItWasGiven(t *testing.T) {
 	}
 }
 
+// A caller with a thousand chains that are about to end does not use up what its callee may renew.
+func TestOneCallerDoesNotUseUpTheRenewals(t *testing.T) {
+	l, o := newLine(t), &office{}
+	victim := l.Agent("victim", at(o))
+	meshpb.RegisterMeshServiceServer(victim, &node{unary: func(ctx context.Context, req *meshpb.UnaryRequest) (*meshpb.UnaryResponse, error) {
+		return meshpb.NewMeshServiceClient(l.Dial(victim, l.writer)).Unary(ctx, req)
+	}})
+	l.Serve(victim)
+	l.Allow(l.relay, victim, "mesh.call", "mesh")
+	l.Allow(victim, l.writer, "mesh.call", "mesh")
+	const chains = 80
+	var grants []context.Context
+	for range chains {
+		grants = append(grants, l.grant())
+	}
+	g, purpose := l.Grant(alice, victim, agenttest.Can("mesh.call", "mesh"))
+	own, err := victim.Act(t.Context(), g, purpose)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.StopRenewals() // so that relay's chains stay as they are
+	o.answer = func(context.Context, func() (*v1.SignedStatement, error)) (*v1.SignedStatement, error) {
+		return nil, errors.New("not now")
+	}
+	client := meshpb.NewMeshServiceClient(l.Dial(l.relay, victim))
+	for _, wait := range []time.Duration{0, 7*time.Minute + 30*time.Second} {
+		l.Advance(wait)
+		for _, ctx := range grants {
+			if _, err := client.Unary(ctx, &meshpb.UnaryRequest{Resource: mesh()}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	eventually(t, "what one caller may have renewed", func() bool { return o.asked.Load() >= 40 })
+	if n := o.asked.Load(); n > 60 {
+		t.Errorf("%d chains of one caller are renewed at once, want about 50 of %d", n, chains)
+	}
+	before := o.asked.Load()
+	if err := victim.Renew(own); err == nil || o.asked.Load() != before+1 {
+		t.Errorf("Renew(the agent's own grant) = %v after %d requests", err, o.asked.Load()-before)
+	}
+	if _, err := meshpb.NewMeshServiceClient(l.Dial(victim, l.writer)).Unary(own, &meshpb.UnaryRequest{Resource: mesh()}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRenew(t *testing.T) {
 	w := newWatched(t)
 	if err := w.relay.Renew(t.Context()); !errors.Is(err, runtime.ErrNoAuthority) {

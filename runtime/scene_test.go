@@ -28,7 +28,7 @@ import (
 const (
 	alice    = "alice@acme.example"
 	canary   = "canary-4711-secret"
-	patience = 10 * time.Second
+	patience = time.Minute
 )
 
 // node serves MeshService with what a test gives it.

@@ -41,8 +41,8 @@ func newChainVerify() *cobra.Command {
 		use: "verify", short: "Verify a chain with the real verifier",
 		long: `Runs the verifier that every endpoint runs. Exit code: 0 allowed, 1 refused, 2 the chain or the question cannot be read. The
 recipient is --self, the presenter --presenter; by default those that the last statement names. With --intent, --resource and
---purpose the chain is held against one message too. Revocation, replay, agent states, labels and the capability table are not
-part of a chain: the recipient decides on those.`,
+--purpose the chain is held against one message too. Revocation, replay, proofs, agent states, labels and the capability
+table are not part of a chain: the recipient decides on those.`,
 		forExample: `  safeconduct chain verify report.grant
   safeconduct chain verify chain.b64 --trust trust-bundle.pb --trust roots.pem --at 2026-03-01T12:05:00Z --json
   safeconduct chain verify --id 0123456789abcdef0123456789abcdef --intent memory.read --resource notes/today --purpose "weekly report"`,
@@ -239,6 +239,7 @@ type chainVerdict struct {
 	ChainID    string       `json:"chain_id,omitempty"`
 	Reference  string       `json:"reference,omitempty"`
 	ExpiresAt  *time.Time   `json:"expires_at,omitempty"`
+	NotAsked   []string     `json:"not_asked"` // what the verdict is not about
 }
 
 // chainFault is what is wrong besides.
@@ -252,7 +253,7 @@ type chainFault struct {
 func verdictOfChain(v chaintext.Verdict) chainVerdict {
 	out := chainVerdict{
 		Verdict: "allowed", Self: v.Question.Self.String(), Presenter: v.Question.Presenter.String(), At: v.Question.At.UTC(),
-		Message: v.Question.Intent != nil,
+		Message: v.Question.Intent != nil, NotAsked: chaintext.NotAsked(),
 	}
 	if v.Allowed() {
 		out.ChainID, out.Reference, out.ExpiresAt = fmt.Sprintf("%x", v.ChainID), fmt.Sprintf("%x", v.Reference), &v.Expires

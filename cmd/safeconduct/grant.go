@@ -75,7 +75,7 @@ minutes. The capability table must allow the tenant what the grant holds. A reso
 	f.StringVar(&to, "to", "", "agent that gets the grant")
 	f.StringArrayVar(&can, "can", nil, "ACTION:RESOURCE[,RESOURCE...]; repeatable")
 	f.StringVar(&r.Purpose, "purpose", "", "what the grant is for; every call under it states the same text")
-	f.DurationVar(&ttl, "ttl", 15*time.Minute, "lifetime, at most 15m")
+	f.DurationVar(&ttl, "ttl", 15*time.Minute, "lifetime, at most 15m; the agent renews it by itself, each time for no longer than this, for up to 8h in all")
 	f.Uint32Var(&r.MaxDepth, "max-depth", defaultDepth, "hops that the chain may have, at most 8")
 	f.Uint32Var(&reach, "reach", 0, "deepest hop that may carry the capabilities (default --max-depth)")
 	f.StringSliceVar(&r.Delegates, "delegate", nil, "who may appear further down: SPIFFE IDs or patterns that end in /*; repeatable (default: all agents of the tenant, and memory)")

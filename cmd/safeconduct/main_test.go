@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	testWait = 20 * time.Second
+	testWait = time.Minute
 	testPoll = 5 * time.Millisecond
 	memoryID = "spiffe://safeconduct.local/service/memory"
 )

@@ -257,7 +257,7 @@ func TestEnvelopeInAHeader(t *testing.T) {
 
 // A client that stalls a stream and never closes it: the deadline releases the blocked Receive and the outcome is recorded.
 func TestStalledStreamsAreRecorded(t *testing.T) {
-	const streams, deadline = 18, 300 * time.Millisecond
+	const streams = 18
 	for _, tt := range []struct {
 		name, contentType string
 		header            [2]string
@@ -272,7 +272,6 @@ func TestStalledStreamsAreRecorded(t *testing.T) {
 			defer wg.Wait()
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
-			start := time.Now()
 			for range streams {
 				msg := e.request(bidi)
 				msg.Behave = meshtest.BehaveStall
@@ -299,9 +298,6 @@ func TestStalledStreamsAreRecorded(t *testing.T) {
 				wg.Go(func() { _, _ = feed.Write(append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(raw))), raw...)) })
 			}
 			events := e.end.Log.Await(t, func(events []*v1.AuditEvent) bool { return len(events) >= 2*streams })
-			if took := time.Since(start); took > deadline+3*time.Second {
-				t.Errorf("the outcomes took %v", took)
-			}
 			for id, phases := range e.end.Log.Phases() {
 				if len(phases) != 2 {
 					t.Errorf("interaction %x has %v", id, phases)

@@ -25,6 +25,7 @@ type AuthInfo struct {
 	session *interceptors.Session
 	refused error
 	who     string // the SPIFFE ID of a verified peer
+	unseen  *interceptors.Unseen
 }
 
 // Credentials are server credentials that resolve the peer of each connection into a session of e. A connection whose certificate
@@ -47,12 +48,14 @@ func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 	}
 	var out AuthInfo
 	out.TLSInfo, _ = info.(credentials.TLSInfo) // the zero value has no peer and is refused below
+	out.unseen = c.e.Unseen("")
 	p, err := identity.PeerFromTLS(out.State)
 	if err != nil {
 		out.refused = c.e.RefuseTransport("", interceptors.Refuse(v1.Reason_REASON_PEER_NOT_SVID, err))
 		return conn, out, nil
 	}
 	out.who = p.ID.String()
+	out.unseen = c.e.Unseen(out.who)
 	out.session, out.refused = c.e.Accept(p)
 	conn = out.session.Track(conn)
 	if out.refused != nil {

@@ -28,6 +28,10 @@ const (
 	// the server's processor time. They are as many as one agent may have in flight by default, waiting handlers included; calls beyond them
 	// get a goroutine each. An idle worker holds a stack of some 16 KiB until the garbage collector takes it back.
 	streamWorkers = 64
+	// streamWindow is how much of a message may wait on a stream before it is read, and connWindow how much may be on its way on a connection.
+	// grpc would find both out by itself, with a ping and its answer every round trip, and let the first grow to 16 MiB.
+	streamWindow = 2 << 20
+	connWindow   = 4 << 20
 )
 
 // health is on the open list: it needs a verified peer and nothing else. The list is code, not configuration.
@@ -42,12 +46,14 @@ func ServerOptions(e *interceptors.Enforcer, cfg *tls.Config) []grpc.ServerOptio
 		grpc.UnaryInterceptor(a.unary),
 		grpc.StreamInterceptor(a.stream),
 		grpc.UnknownServiceHandler(a.unknown),
-		grpc.StatsHandler(&refusals{e}),
+		grpc.InTapHandle(begin),
 		grpc.ForceServerCodecV2(wirecodec.New()),
 		grpc.MaxRecvMsgSize(interceptors.MaxEnvelope),
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.MaxConcurrentStreams(uint32(min(max(2*e.InFlight(), minStreams), maxStreams))), // bounded
 		grpc.WaitForHandlers(true),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connWindow),
 		grpc.NumStreamWorkers(streamWorkers),
 	}
 }
@@ -56,7 +62,7 @@ type adapter struct{ e *interceptors.Enforcer }
 
 func (a *adapter) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 	if isCarrier(info.FullMethod) {
-		markSeen(ctx)
+		interceptors.MarkSeen(ctx)
 		resp, err = next(ctx, req)
 		return resp, Status(err).Err()
 	}
@@ -89,7 +95,7 @@ func admit(ctx context.Context, in *interceptors.Interaction, method string, msg
 
 func (a *adapter) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
 	if isCarrier(info.FullMethod) {
-		markSeen(ss.Context())
+		interceptors.MarkSeen(ss.Context())
 		return Status(next(srv, ss)).Err()
 	}
 	defer func() { err = Status(err).Err() }()
@@ -121,7 +127,7 @@ func (a *adapter) unknown(_ any, ss grpc.ServerStream) error {
 }
 
 func (a *adapter) open(ctx context.Context, method string) (context.Context, *interceptors.Interaction, error) {
-	markSeen(ctx)
+	interceptors.MarkSeen(ctx)
 	session, refused := SessionFrom(ctx)
 	c := &interceptors.Call{Session: session, Procedure: method, Transport: interceptors.TransportGRPC}
 	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {

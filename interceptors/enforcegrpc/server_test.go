@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
+	"sync"
 	"testing"
 	"time"
 
@@ -385,5 +387,63 @@ func TestTimeoutEndsAStream(t *testing.T) {
 	}
 	if status.Code(err) != codes.DeadlineExceeded {
 		t.Errorf("the stream: %v", err)
+	}
+}
+
+// unknown is a compression that no server knows.
+type unknown struct{}
+
+func (unknown) Do(w io.Writer, p []byte) error { _, err := w.Write(p); return err }
+func (unknown) Type() string                   { return "unknown" }
+
+// grpc ends a call of an unknown compression by itself and tells nobody, whatever the body and whether anybody calls again.
+func TestUnknownCompressionIsRecorded(t *testing.T) {
+	h := newHouse(t)
+	cc, err := grpc.NewClient("passthrough:///"+h.addr, grpc.WithDisableRetry(),
+		grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(h.Identity(h.relay), h.writer))),
+		grpc.WithCompressor(unknown{})) //nolint:staticcheck // SA1019: a registered one would be known to the server too.
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cc.Close() }()
+	if _, err := meshpb.NewMeshServiceClient(cc).Unary(t.Context(), h.request()); status.Code(err) != codes.Unimplemented {
+		t.Fatalf("the call: %v", err)
+	}
+	h.end.Enforcer.Flush()
+	if ev := h.refused(); ev.GetActor().GetSpiffeId() != h.relay.String() || ev.GetReason() != v1.Reason_REASON_TRANSPORT_REFUSED {
+		t.Errorf("record %v", ev)
+	}
+	if n := len(h.end.Log.Events()); n != 1 {
+		t.Errorf("%d records", n)
+	}
+}
+
+// What was seen leaves no record of a refusal behind, however many calls a connection has and however they end.
+func TestSeenCallsAreNotRefused(t *testing.T) {
+	h := newHouse(t)
+	client := meshpb.NewMeshServiceClient(h.conn)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for i := range 100 {
+				ctx, cancel := context.WithCancel(t.Context())
+				if i%10 == 0 {
+					go cancel()
+				}
+				_, _ = client.Unary(ctx, h.request())
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	h.end.Enforcer.Flush()
+	unseen := 0
+	for _, ev := range h.end.Log.Events() {
+		if ev.GetKind() == v1.EventKind_EVENT_KIND_TRANSPORT_REFUSED {
+			unseen++
+		}
+	}
+	if unseen > 40 {
+		t.Errorf("%d refusals, though only 40 calls were cancelled", unseen)
 	}
 }

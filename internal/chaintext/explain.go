@@ -3,6 +3,7 @@ package chaintext
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -206,12 +207,14 @@ func WriteChecklist(w io.Writer, f Found, v Verdict, wire func(v1.Reason) string
 		writeStep(p, s)
 	}
 	p.gap()
-	p.line(0, 0, NotCovered)
+	p.linef(0, "Not asked here: %s. The recipient asks.", strings.Join(NotAsked(), ", "))
 	return p.err
 }
 
-// NotCovered is what no verdict of this package is about.
-const NotCovered = "Not asked here: revocation, replay, agent states, labels, the capability table. The recipient asks."
+// NotAsked is what no verdict of this package is about: a recipient that knows more may refuse what is allowed here.
+func NotAsked() []string {
+	return []string{"revocation", "replay", "proofs", "agent states", "labels", "the capability table"}
+}
 
 func writeStep(p *page, s Step) {
 	p.line(0, stepLabel+12, fmt.Sprintf("%3d  %s%s%s", s.Number, pad(s.Name, stepLabel-5), pad(string(s.State), 12), s.Detail))
@@ -237,10 +240,20 @@ func writeStep(p *page, s Step) {
 func WriteVerdict(w io.Writer, f Found, v Verdict, wire func(v1.Reason) string) error {
 	p := &page{w: w}
 	verdict(p, Describe(f, Options{At: v.Question.At}), v, wire)
-	if !v.Allowed() {
+	if v.Allowed() {
+		p.row(2, 10, "not asked", strings.Join(NotAsked(), ", ")+"; the recipient asks")
+	} else {
 		p.row(2, 10, "see", "safeconduct chain explain, with the same arguments")
 	}
 	return p.err
+}
+
+// presumed marks what nobody asked about and the chain itself says.
+func presumed(yes bool) string {
+	if yes {
+		return ", as the chain says"
+	}
+	return ""
 }
 
 func verdict(p *page, view View, v Verdict, wire func(v1.Reason) string) {
@@ -258,8 +271,8 @@ func verdict(p *page, view View, v Verdict, wire func(v1.Reason) string) {
 	if v.own {
 		row("as", v.Question.Self.String()+", under its own grant")
 	} else {
-		row("from", orNone(v.Question.Presenter.String()))
-		row("to", v.Question.Self.String())
+		row("from", orNone(v.Question.Presenter.String())+presumed(v.fromChain))
+		row("to", v.Question.Self.String()+presumed(v.toChain))
 	}
 	at := v.Question.At.UTC().Format(time.RFC3339)
 	if v.Question.AtWhy != "" {

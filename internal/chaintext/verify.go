@@ -67,6 +67,8 @@ type Verdict struct {
 	Signatures int
 
 	own bool
+	// fromChain and toChain say that presenter and recipient are those that the chain names, since the question named none.
+	fromChain, toChain bool
 }
 
 // Allowed reports whether the verifier accepts the chain as it was asked about.
@@ -75,7 +77,7 @@ func (v Verdict) Allowed() bool { return len(v.Failures) == 0 }
 // Verify asks the verifier of package delegation. A grant without hops is verified as the authority of its delegate. Revocation,
 // replay, the state of agents and the capability table are no part of it. Errors wrap ErrQuestion.
 func Verify(f Found, q Question) (Verdict, error) {
-	v := Verdict{Question: q, own: f.IsGrant() && q.Presenter.IsZero()}
+	v := Verdict{Question: q, own: f.IsGrant() && q.Presenter.IsZero(), fromChain: q.Presenter.IsZero(), toChain: q.Self.IsZero()}
 	if err := v.Question.complete(f); err != nil {
 		return Verdict{}, err
 	}

@@ -54,7 +54,7 @@ func (x *intruder) dial() (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+x.cfg.TargetAddr,
 		grpc.WithContextDialer(x.connect), // and no proxy of the environment
 		grpc.WithTransportCredentials(credentials.NewTLS(identity.ClientTLS(x.cfg.Source, x.cfg.Target))),
-		grpc.WithDisableRetry(), grpc.WithDisableServiceConfig())
+		grpc.WithDisableRetry(), grpc.WithDisableServiceConfig(), grpc.WithMaxHeaderListSize(maxAnswerHeaders))
 }
 
 // connect opens every connection of the intruder to its target.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -47,6 +48,32 @@ func TestEveryViolationIsSeenToGetIn(t *testing.T) {
 	}
 	if n := d.asked.Load(); n > int64(tally.Calls) || tally.Calls > intruder.MaxCalls {
 		t.Errorf("%d calls arrived, %d were counted, want at most %d", n, tally.Calls, intruder.MaxCalls)
+	}
+}
+
+// An endpoint that answers with as much as it can fills neither memory nor screen.
+func TestLongAnswersAreCutShort(t *testing.T) {
+	t.Parallel()
+	for name, size := range map[string]int{"a long one": 20 << 10, "one beyond what is received": 1 << 20} {
+		_, e := doubled(t, func(_ context.Context, n int) error {
+			if n == 0 {
+				return nil // the control
+			}
+			return refuse(codes.PermissionDenied, "safeconduct", strings.Repeat("\u00e9", size/2))
+		})
+		tally, err := intruder.Fire(t.Context(), e, []string{"added-capability"}, nil, func(o intruder.Outcome) {
+			if o.Verdict != intruder.VerdictInconclusive || len(o.Why) > 4<<10 || len(o.Steps) == 0 {
+				t.Errorf("%s: %s with %d steps, and %d bytes about it", name, o.Verdict, len(o.Steps), len(o.Why))
+			}
+			for _, s := range o.Steps {
+				if len(s.Got)+len(s.Text) > 1<<10 || !utf8.ValidString(s.Got+s.Text) {
+					t.Errorf("%s: %d bytes are kept of an answer", name, len(s.Got)+len(s.Text))
+				}
+			}
+		})
+		if err != nil || tally.Inconclusive != 1 {
+			t.Errorf("%s: %+v, %v", name, tally, err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package intruder
 import (
 	"encoding/hex"
 	"fmt"
+	"strings"
 
 	rpccode "google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -20,6 +21,14 @@ const peerUnverified = "PEER_UNVERIFIED"
 
 // decisionBytes is the size of a decision id.
 const decisionBytes = 16
+
+// Bounds of what is kept of an answer. Reasons have names of at most 30 letters.
+const (
+	maxReason     = 64
+	maxAnswerText = 512
+	// maxAnswerHeaders bounds the metadata of an answer, where its status is.
+	maxAnswerHeaders = 64 << 10
+)
 
 // answer is what came back for one call.
 type answer struct {
@@ -46,19 +55,27 @@ func answerOf(err error) answer {
 		return ok()
 	}
 	s := status.Convert(err)
-	a := answer{got: codeName(s.Code()), code: s.Code(), text: s.Message()}
+	a := answer{got: codeName(s.Code()), code: s.Code(), text: brief(s.Message(), maxAnswerText)}
 	for _, d := range s.Details() {
 		info, isInfo := d.(*errdetails.ErrorInfo)
 		if !isInfo || info.GetDomain() != interceptors.Domain || info.GetReason() == "" {
 			continue
 		}
-		a.got = info.GetReason()
+		a.got = brief(info.GetReason(), maxReason)
 		if id, err := hex.DecodeString(info.GetMetadata()["decision_id"]); err == nil && len(id) == decisionBytes {
 			a.decision = hex.EncodeToString(id)
 		}
 		break
 	}
 	return a
+}
+
+// brief bounds what the receiver says: it is not to be trusted with the memory of this side, nor with the screen of whoever reads.
+func brief(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "..."
 }
 
 // codeName is the canonical spelling, as UNAVAILABLE.

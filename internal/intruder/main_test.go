@@ -25,7 +25,7 @@ import (
 const processEnv = "INTRUDER_TEST_WORKLOAD_SOCKET"
 
 // wait bounds everything a test waits for.
-const wait = 30 * time.Second
+const wait = time.Minute
 
 func TestMain(m *testing.M) {
 	if socket := os.Getenv(processEnv); socket != "" {

@@ -16,7 +16,7 @@ import (
 )
 
 // awaitTime bounds how long Await waits; a test that needs it has failed.
-const awaitTime = 10 * time.Second
+const awaitTime = time.Minute
 
 // Recorder is an audit log in memory. It is safe for concurrent use; the zero value is ready.
 type Recorder struct {

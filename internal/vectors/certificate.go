@@ -27,6 +27,8 @@ func certificates(w *world) *File {
 	}
 	g.kinds("certificate/control-" + g.alg)
 	g.paths()
+	g.certificatePaths()
+	g.unread()
 	g.bundles()
 	return g.f
 }

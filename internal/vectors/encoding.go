@@ -1,6 +1,7 @@
 package vectors
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -47,6 +48,9 @@ func varint(num protowire.Number, v uint64) []byte {
 func block(num protowire.Number, b []byte) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(nil, num, protowire.BytesType), b)
 }
+
+// over64 is a varint of ten bytes that does not fit into 64 bits. Its lowest 64 are 2^64-1.
+func over64() []byte { return append(slices.Repeat([]byte{0xff}, 9), 3) }
 
 // field is one field as encoded.
 type field struct {
@@ -257,6 +261,27 @@ func (g *group) bytesOfGrant() {
 	} {
 		g.deny(37, "grant-"+tc.name, tc.title, control, tc.code, g.rawGrant(tc.do))
 	}
+	for _, tc := range []struct {
+		num   protowire.Number
+		title string
+		bytes []byte
+		code  string
+	}{
+		{12, "a used depth of zero", varint(12, 0), nonCanonical},
+		{19, "a policy epoch of zero", varint(19, 0), nonCanonical},
+		{18, "an empty task", block(18, nil), nonCanonical},
+		{21, "a previous leaf of no bytes", block(21, nil), nonCanonical},
+		{7, "a principal of type zero", block(7, slices.Concat(varint(1, 0), block(2, []byte("ada")), block(3, []byte("x")))), nonCanonical},
+		{22, "a past actor at depth zero", block(22, slices.Concat(actor, leaf, varint(3, 0))), nonCanonical},
+		{24, "an empty name of a critical extension", block(24, nil), badVersion},
+	} {
+		with := func(p []byte) []byte {
+			return behind(tc.num, tc.bytes)(join(slices.DeleteFunc(fieldsOf(p), func(f field) bool { return f.num == tc.num })))
+		}
+		g.deny(37, fmt.Sprintf("grant-zero-%02d", tc.num), tc.title+" on the wire", control, tc.code, g.rawGrant(with))
+	}
+	g.deny(37, "grant-epoch-over-64-bits", "a policy epoch over 64 bits", control, nonCanonical,
+		g.rawGrant(replace(19, slices.Concat([]byte{0x98, 0x01}, over64()))))
 	g.allow(37, "grant-principal-service", "a principal of type SERVICE", g.grant1(func(p *v1.GrantPayload) { p.Principal.Type = v1.Principal_TYPE_SERVICE }))
 	g.allow(37, "grant-policy-epoch", "a policy epoch of 2^64-1: ten bytes of varint", g.grant1(func(p *v1.GrantPayload) { p.PolicyEpoch = 1<<64 - 1 }))
 }
@@ -367,6 +392,23 @@ func (g *group) inside() {
 		{"range-unknown", "a range with field 3", rule(block(4, slices.Concat(minimum, maximum, varint(3, 1)))), nonCanonical},
 		{"range-order", "a range with its maximum first", rule(block(4, slices.Concat(maximum, minimum))), nonCanonical},
 		{"range-twice", "a range with its minimum twice", rule(block(4, slices.Concat(minimum, minimum))), nonCanonical},
+		{"constraint-tag-zero", "field number 0 in a constraint", rule([]byte{0, 1}), nonCanonical},
+		{"constraint-tag-2-29", "field 2^29 in a constraint, which is no field number", rule([]byte{0x80, 0x80, 0x80, 0x80, 0x10, 1}), nonCanonical},
+		{"constraint-tag-highest", "field 2^29-1 in a constraint, which nobody knows", rule(varint(1<<29-1, 1)), unknownRule},
+		{"constraint-tag-cut", "half a tag in a constraint", rule([]byte{0x80}), nonCanonical},
+		{"value-tag-zero", "field number 0 in a value", rule(block(2, []byte{0, 1})), nonCanonical},
+		{"value-tag-2-29", "field 2^29 in a value, which is no field number", rule(block(2, []byte{0x80, 0x80, 0x80, 0x80, 0x10, 1})), nonCanonical},
+		{"value-tag-2-31", "field 2^31 in a value", rule(block(2, []byte{0x80, 0x80, 0x80, 0x80, 0x40, 1})), nonCanonical},
+		{"value-tag-not-minimal", "a tag of two bytes where one does, in a value", rule(block(2, []byte{0xa0, 0x00, 1})), nonCanonical},
+		{"number-over-64-bits", "a number over 64 bits", rule(block(2, slices.Concat([]byte{0x10}, over64()))), nonCanonical},
+		{"number-11-bytes", "a number of eleven bytes", rule(block(2, slices.Concat([]byte{0x10}, slices.Repeat([]byte{0xff}, 10), []byte{1}))), nonCanonical},
+		{"length-over-64-bits", "a length over 64 bits", rule(slices.Concat([]byte{0x12}, over64())), nonCanonical},
+		{"number-twice", "a number twice in a value", rule(block(2, slices.Concat(varint(2, 1), varint(2, 1)))), nonCanonical},
+		{"text-twice", "a text twice in a value", rule(block(2, slices.Concat(block(1, nil), block(1, nil)))), nonCanonical},
+		{"flag-twice", "a flag twice in a value", rule(block(2, slices.Concat(varint(3, 0), varint(3, 0)))), nonCanonical},
+		{"value-wrong-type-unknown", "a value of a kind that nobody knows, as a group", rule(block(2, []byte{0x23, 0x24})), unknownRule},
+		{"two-kinds-wrong-type", "a second kind of a value, as fixed64", rule(block(2, slices.Concat(varint(2, 1), []byte{0x19, 1, 0, 0, 0, 0, 0, 0, 0}))), nonCanonical},
+		{"flag-not-minimal", "a flag value of two bytes", rule(block(2, []byte{0x18, 0x80, 0x00})), nonCanonical},
 		{"range-negative", "a range from -5", rule(block(4, slices.Concat(negative, maximum))), Allow},
 	} {
 		if tc.code == Allow {
@@ -422,6 +464,19 @@ func (g *group) texts() {
 		}
 		g.deny(37, "text-"+tc.name, tc.title, control, tc.code, segment(tc.b))
 	}
+	long := slices.Repeat([]byte{0xff}, 129)
+	g.deny(37, "text-long-and-not-utf8", "a segment that is too long, and no UTF-8: its length decides", control, tooLarge, segment(long))
+	g.deny(37, "text-bound-and-not-utf8", "a segment of the longest length, and no UTF-8", control, nonCanonical, segment(long[1:]))
+	delegates := func(last []byte) func([]byte) []byte {
+		return func(p []byte) []byte {
+			fields := slices.DeleteFunc(fieldsOf(p), func(f field) bool { return f.num == 9 })
+			at := slices.IndexFunc(fields, func(f field) bool { return f.num > 9 })
+			return join(slices.Insert(fields, at, field{num: 9, bytes: append(bytes.Repeat(block(9, []byte(authorityID)), 16), last...)}))
+		}
+	}
+	g.deny(19, "element-over-bound-wrong-type", "a seventeenth delegate as a number: the count decides", "encoding/control", tooLarge, g.rawHop(delegates(varint(9, 1))))
+	g.deny(19, "element-over-bound-cut", "a tag of a seventeenth delegate, and nothing behind it that can be read", "encoding/control", tooLarge,
+		g.rawHop(delegates([]byte{0x4a, 0xff, 0xff})))
 	for _, num := range []protowire.Number{5, 6, 7, 9} {
 		const value = "blu\u00e9"
 		g.deny(37, fmt.Sprintf("ident-%02d", num), fmt.Sprintf("a letter outside ASCII in field %d", num), "encoding/control", nonCanonical,

@@ -1,6 +1,9 @@
 package vectors
 
 import (
+	"crypto/elliptic"
+	"crypto/x509"
+
 	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
 )
 
@@ -15,6 +18,7 @@ func lifetimes(w *world) *File {
 	g.lineages()
 	g.skew()
 	g.clock()
+	g.century()
 	return g.f
 }
 
@@ -148,4 +152,28 @@ func (g *group) clock() {
 	intent := func(sh show) show { sh.intent = readIntent(); return sh }
 	g.sequence(52, "clock-step-over-end-intent", "the same with an intent", "", "base", self,
 		g.step(intent(moved(0)), Allow), g.step(intent(moved(grantLifeMs)), badTime))
+}
+
+// century is rows 14 and 52 for the last millisecond that is in range. Its roots, keys and certificates live as long.
+func (g *group) century() {
+	const issued = endOfTime - grantLifeMs
+	until := func(c *x509.Certificate) { c.NotBefore, c.NotAfter = at(startMs-hourMs), at(endOfTime+hourMs) }
+	root := g.newCA("century root", g.curveKey(elliptic.P256(), "century root"), nil, until)
+	t := g.baseTrust()
+	t.Bundles[0].Roots = []Hex{root.cert.Raw}
+	t.GrantKeys[0].NotAfterMs = endOfTime + hourMs
+	g.f.Trust["century"] = t
+	a := g.party("a.century", agentID("a"), algEd25519, lives(startMs, endOfTime+hourMs), issuedBy(root))
+	ends := func(expires int64) show {
+		return show{chain: g.chain(a, func(p *v1.GrantPayload) {
+			p.IssuedAtMs, p.NotBeforeMs, p.LineageStartMs, p.ExpiresAtMs = issued, issued, issued, expires
+		}).to(g.agent("b")).c, by: a, self: g.agent("b"), nowMs: issued, trust: "century"}
+	}
+	last := g.allow(14, "century-last-ms", "a chain that ends in the last millisecond of 2099", ends(endOfTime-1))
+	g.deny(14, "century", "a chain that ends with 2099, a millisecond later", last, badLife, ends(endOfTime))
+	late := ends(endOfTime - 1)
+	late.nowMs = endOfTime - 2
+	g.allow(52, "century-late", "the same chain in its own last millisecond", late)
+	late.nowMs = endOfTime - 1
+	g.deny(52, "century-over", "the same chain at its end", last, badTime, late)
 }

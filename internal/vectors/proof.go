@@ -30,7 +30,9 @@ func proofs(w *world) *File {
 		g.proofSigners()
 		g.proofTimes()
 		g.proofReplays()
+		g.proofOrder()
 	}
+	g.with(algEd25519).proofSizes()
 	g.shapes()
 	return g.f
 }

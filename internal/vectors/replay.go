@@ -106,6 +106,12 @@ func references(w *world) *File {
 	for _, alg := range []string{algEd25519, algP256} {
 		g.with(alg).resolved()
 	}
+	noKeys := g.baseTrust()
+	noKeys.GrantKeys = []*GrantKey{}
+	g.f.Trust["no-keys"] = noKeys
+	g.states()
+	g.endings()
+	g.pasts()
 	return g.f
 }
 

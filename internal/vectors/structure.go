@@ -3,6 +3,7 @@ package vectors
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -19,6 +20,7 @@ func structure(w *world) *File {
 	g.roots()
 	g.loops()
 	g.frames()
+	g.names()
 	return g.f
 }
 
@@ -309,4 +311,29 @@ func (s *scene) rotated(name string) *party {
 		alg = algP256
 	}
 	return s.party(name+".rotated", old.id, alg)
+}
+
+// names is row 1 for the longest name, row 37 for one that is longer, and row 62 for the presenter's leaf inside the chain.
+func (g *group) names() {
+	name := func(n int) string { return strings.Repeat("n", n) }
+	long := func(tenant, agent int) show {
+		id := "spiffe://" + domain + "/tenant/" + name(tenant) + "/agent/" + name(agent)
+		b := g.party(fmt.Sprintf("name-%d-%d", tenant, agent), id, algEd25519)
+		return show{chain: g.chain(g.agent("a")).to(b, func(p *v1.HopPayload) { p.Capabilities = nil }).c, by: g.agent("a"), self: g.agent("b")}
+	}
+	whole := func(n int) show {
+		id := "spiffe://" + domain + "/tenant/" + name(n) + "/agent/"
+		a, b := g.party(fmt.Sprintf("first-%d", n), id+name(n), algEd25519), g.party(fmt.Sprintf("second-%d", n), id+name(n-1)+"2", algEd25519)
+		return show{chain: g.chain(a, func(p *v1.GrantPayload) {
+			p.Tenant, p.Delegates = name(n), []string{id + "*"}
+		}).to(b).c, by: a, self: b}
+	}
+	control := g.allow(1, "names-63", "a tenant and agents whose names have 63 letters", whole(63))
+	g.deny(37, "name-64-agent", "a delegate whose name has 64 letters", control, malformed, long(4, 64))
+	g.deny(37, "name-64-tenant", "a delegate whose tenant has 64 letters", control, malformed, long(64, 4))
+	g.deny(50, "name-63-tenant", "a delegate whose tenant has 63 letters, and is another", control, badTenant, long(63, 4))
+	sh := g.hop2()
+	sh.chain.Hops[1].CertRef, sh.chain.Certs = 0, []*v1.CertChain{certsOf(g.agent("b"))}
+	g.deny(62, "presenter-leaf-inside", "the first hop refers to the presenter's leaf, and the last leaves it to the connection: two references, of which one is wrong",
+		"structure/valid-2-mixed", badSigner, sh)
 }

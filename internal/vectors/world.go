@@ -121,6 +121,7 @@ type certSpec struct {
 	public        crypto.PublicKey // nil is the key's
 	by            *ca
 	intermediates []*ca
+	rebuild       func(fields [][]byte) // nil: as issued
 }
 
 func lives(fromMs, toMs int64) certOption {
@@ -167,6 +168,9 @@ func (w *world) party(label, id, alg string, opts ...certOption) *party {
 		spec.public = spec.key.Public()
 	}
 	p := &party{label: label, id: id, tenant: tenantOf(id), key: spec.key, leaf: w.issue(spec.tmpl, spec.by, spec.public).Raw}
+	if spec.rebuild != nil {
+		p.leaf = w.rebuild(p.leaf, spec.by, spec.rebuild)
+	}
 	for _, i := range spec.intermediates {
 		p.intermediates = append(p.intermediates, i.cert.Raw)
 	}

@@ -1,6 +1,10 @@
 package wirecodec
 
-import v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
+import (
+	"google.golang.org/protobuf/encoding/protowire"
+
+	v1 "github.com/safeconduct/safeconduct/gen/safeconduct/v1"
+)
 
 // maxAliased bounds the messages that are decoded in place: what keeps one small part of such a message keeps all of it.
 const maxAliased = 4 << 10
@@ -18,6 +22,55 @@ func decode(env *v1.Envelope, raw []byte) error {
 	}
 	closeEnvelope(env)
 	return nil
+}
+
+// envelopePayload is the field number of the payload in an Envelope.
+const envelopePayload = 5
+
+// split reads raw with the payload in buf, which grows as needed, and everything else in memory of its own. It returns the buffer.
+func split(env *v1.Envelope, raw, buf []byte) ([]byte, error) {
+	head, payload, tail, ok := cut(raw)
+	if !ok || len(head)+len(tail) > maxAliased {
+		env.Payload = buf[:0] // without what it held before
+		err := env.UnmarshalVT(raw)
+		if env.Payload != nil {
+			buf = env.Payload
+		}
+		return buf, err
+	}
+	own := make([]byte, len(head)+len(tail))
+	copy(own[copy(own, head):], tail)
+	if err := env.UnmarshalVTUnsafe(own); err != nil {
+		return buf, err
+	}
+	closeEnvelope(env)
+	buf = append(buf[:0], payload...)
+	env.Payload = clip(buf)
+	return buf, nil
+}
+
+// cut returns what stands before and behind the payload of an Envelope. ok is false when there is none or more than one, and for bytes that
+// are no fields: the decoder says what becomes of those.
+func cut(raw []byte) (head, payload, tail []byte, ok bool) {
+	for at := 0; at < len(raw); {
+		num, typ, n := protowire.ConsumeTag(raw[at:])
+		if n < 0 {
+			return nil, nil, nil, false
+		}
+		v := protowire.ConsumeFieldValue(num, typ, raw[at+n:])
+		if v < 0 {
+			return nil, nil, nil, false
+		}
+		if num == envelopePayload {
+			if ok || typ != protowire.BytesType {
+				return nil, nil, nil, false
+			}
+			payload, _ = protowire.ConsumeBytes(raw[at+n:])
+			head, tail, ok = raw[:at], raw[at+n+v:], true
+		}
+		at += n + v
+	}
+	return head, payload, tail, ok
 }
 
 // clip takes b's capacity away, so that who appends to it gets a slice of his own and does not write over what lies behind.

@@ -28,8 +28,17 @@ type Frame struct {
 	Envelope v1.Envelope
 	// Buffer is where a received payload is put, and where its owner may put one that is sent.
 	Buffer []byte
+	// Receipt is memory for the receipt of an Envelope that is sent.
+	Receipt v1.AuditReceipt
 	// Sent is called after the Frame was encoded; nil is not called.
 	Sent func(*Frame)
+}
+
+// Request is an Envelope that stays, with a payload that does not: the next message received into the Request overwrites it. Its owner
+// takes the payload out of the Envelope before that.
+type Request struct {
+	Envelope *v1.Envelope
+	Buffer   []byte
 }
 
 // maxKept bounds the buffer that a Frame keeps for the next message.
@@ -38,6 +47,7 @@ const maxKept = 64 << 10
 // Reset empties the Frame for the next message.
 func (f *Frame) Reset() {
 	f.Envelope.Reset()
+	f.Receipt.Reset()
 	f.Buffer = Keep(f.Buffer)
 }
 
@@ -92,10 +102,16 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 		return unmarshal(data, m, decode)
 	case *Frame:
 		m.Reset()
-		m.Envelope.Payload = m.Buffer
-		err := unmarshal(data, &m.Envelope, (*v1.Envelope).UnmarshalVT)
-		m.Buffer = m.Envelope.Payload
-		return err
+		return unmarshal(data, &m.Envelope, func(env *v1.Envelope, raw []byte) (err error) {
+			m.Buffer, err = split(env, raw, m.Buffer)
+			return err
+		})
+	case *Request:
+		m.Envelope = new(v1.Envelope)
+		return unmarshal(data, m.Envelope, func(env *v1.Envelope, raw []byte) (err error) {
+			m.Buffer, err = split(env, raw, m.Buffer)
+			return err
+		})
 	}
 	return c.CodecV2.Unmarshal(data, v)
 }

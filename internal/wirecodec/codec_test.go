@@ -336,3 +336,55 @@ func BenchmarkEnvelope(b *testing.B) {
 		}
 	})
 }
+
+// A payload that lies in memory of its own makes no other message than one that lies with the rest.
+func FuzzRequestIsTheEnvelope(f *testing.F) {
+	raw := must(proto.Marshal(full()))
+	f.Add(raw)
+	f.Add(raw[:300])
+	f.Add(append(bytes.Clone(raw), raw...)) // two payloads
+	f.Add([]byte("\x2a\x00"))               // an empty one
+	f.Add([]byte("\x28\x01\x2a\x01p"))      // one of another type
+	f.Add([]byte("\x3a\x01m\x2a\x01p\xc2\x3e\x01\x01"))
+	f.Add([]byte("\x2a\x7f"))
+	f.Add([]byte{}) // must not find what the buffer held before
+	c := wirecodec.New()
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var want v1.Envelope
+		var frame wirecodec.Frame
+		req := wirecodec.Request{Buffer: make([]byte, 2, 8)}
+		data := mem.BufferSlice{mem.SliceBuffer(bytes.Clone(raw))}
+		err := c.Unmarshal(data, &want)
+		errs := []error{c.Unmarshal(data, &req), c.Unmarshal(data, &frame)}
+		clear(data[0].ReadOnlyData()) // as if grpc used the buffer again
+		for i, got := range []*v1.Envelope{req.Envelope, &frame.Envelope} {
+			if (errs[i] == nil) != (err == nil) || err == nil && !proto.Equal(got, &want) {
+				t.Errorf("%d: %v, error %v, want %v, error %v", i, got, errs[i], &want, err)
+			}
+			if p := got.GetPayload(); err == nil && len(p) != cap(p) && len(p) > 0 && i == 0 && &p[0] != &req.Buffer[0] {
+				t.Error("the payload lies elsewhere")
+			}
+		}
+	})
+}
+
+func TestRequestIsUsedAgain(t *testing.T) {
+	c, req := wirecodec.New(), wirecodec.Request{}
+	receive := func(payload string) *v1.Envelope {
+		data := mem.BufferSlice{mem.SliceBuffer(must(proto.Marshal(&v1.Envelope{Payload: []byte(payload), Method: "/" + payload})))}
+		if err := c.Unmarshal(data, &req); err != nil || string(req.Envelope.GetPayload()) != payload {
+			t.Fatalf("%q, error %v", req.Envelope.GetPayload(), err)
+		}
+		return req.Envelope
+	}
+	first := receive("a longer payload")
+	at := &req.Buffer[0]
+	first.Payload = nil // as its owner does
+	second := receive("short")
+	if &req.Buffer[0] != at {
+		t.Error("the buffer is not used again")
+	}
+	if first.GetMethod() != "/a longer payload" || first == second {
+		t.Errorf("the first Envelope became %v", first)
+	}
+}

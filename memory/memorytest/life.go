@@ -10,7 +10,7 @@ import (
 )
 
 // patience bounds every wait of the suite; a driver that needs it is broken.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 func gapFree(f *fixture) {
 	revs := make([]memory.Rev, 64)

@@ -21,6 +21,8 @@ var (
 	DefaultTenant = Budget{Rate: 5000, Burst: 10000, InFlight: 1024}
 	// DefaultCold bounds signatures verified for chains that no cache knew, per agent: 8 hops cost 0.4 ms of CPU.
 	DefaultCold = Budget{Rate: 200, Burst: 400}
+	// DefaultColdTenant is the same for all agents of a tenant together: half of what two processors verify.
+	DefaultColdTenant = Budget{Rate: 2000, Burst: 4000}
 )
 
 func (b Budget) or(d Budget) Budget {
@@ -116,7 +118,7 @@ func (m *Meter) Agent(id identity.AgentID) *Account {
 	defer m.mu.Unlock()
 	a := m.agents[id]
 	if a == nil {
-		a = account(m.agent)
+		a = account(m.agent, DefaultCold)
 		m.agents[id] = a
 	}
 	return a
@@ -128,12 +130,21 @@ func (m *Meter) Tenant(t identity.Tenant) *Account {
 	defer m.mu.Unlock()
 	a := m.tenants[t]
 	if a == nil {
-		a = account(m.tenant)
+		a = account(m.tenant, DefaultColdTenant)
 		m.tenants[t] = a
 	}
 	return a
 }
 
-func account(b Budget) *Account {
-	return &Account{Rate: newBucket(b), Cold: newBucket(DefaultCold), Slots: &Slots{limit: b.InFlight}}
+// Cold spends n signatures of the allowance of an agent and of its tenant, and reports whether both had them.
+func (m *Meter) Cold(id identity.AgentID, now time.Time, n int) bool {
+	if _, ok := m.Agent(id).Cold.Take(now, int64(n)); !ok {
+		return false
+	}
+	_, ok := m.Tenant(id.Tenant()).Cold.Take(now, int64(n))
+	return ok
+}
+
+func account(b, cold Budget) *Account {
+	return &Account{Rate: newBucket(b), Cold: newBucket(cold), Slots: &Slots{limit: b.InFlight}}
 }

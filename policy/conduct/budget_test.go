@@ -1,6 +1,7 @@
 package conduct_test
 
 import (
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -133,5 +134,26 @@ func TestMeterKeepsOneAccountPerIdentity(t *testing.T) {
 	}
 	if _, ok := m.Agent(a).Cold.Take(now, int64(conduct.DefaultCold.Burst)+1); ok {
 		t.Error("cold verifications have no bound")
+	}
+}
+
+// Many agents of one tenant cannot make an endpoint verify what one of them may not.
+func TestColdAllowanceOfATenant(t *testing.T) {
+	m, now := conduct.NewMeter(conduct.Budget{}, conduct.Budget{}), time.Unix(1_700_000_000, 0)
+	spent := 0
+	for i := range 2 * conduct.DefaultColdTenant.Burst / conduct.DefaultCold.Burst {
+		if m.Cold(agent(t, "a"+strconv.Itoa(i)), now, conduct.DefaultCold.Burst) {
+			spent += conduct.DefaultCold.Burst
+		}
+	}
+	if spent != conduct.DefaultColdTenant.Burst {
+		t.Errorf("the agents of a tenant spend %d signatures at once, want %d", spent, conduct.DefaultColdTenant.Burst)
+	}
+	other, err := identity.ParseAgent("spiffe://mesh.test/tenant/globex/agent/a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !m.Cold(other, now, conduct.DefaultCold.Burst) || m.Cold(other, now, 1) {
+		t.Error("another tenant has no allowance of its own, or its agent one without an end")
 	}
 }

@@ -20,7 +20,7 @@ const (
 )
 
 // patience bounds every wait for something that a healthy World does in milliseconds.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // World is a trust domain for one test: authority, registry, capability table, and the agents that the test starts. A failure of the
 // World itself fails the test. It is safe for concurrent use by goroutines of the test that end before it.

@@ -22,7 +22,11 @@ import (
 // atOnce is how many test processes run at a time.
 const atOnce = 2
 
-var failed = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)`)
+// failed finds the test that noticed, and ended a process that a panic outside of any test has ended.
+var (
+	failed = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)`)
+	ended  = regexp.MustCompile(`(?m)^(panic|fatal error): `)
+)
 
 // Options say what Each does.
 type Options struct {
@@ -87,8 +91,10 @@ func Each(t *testing.T, o Options) {
 				t.Errorf("%s is listed as redundant, and a test notices:\n%s", check, out)
 			case by != nil:
 				t.Logf("%s: %s", check, by[1])
-			case err != nil:
+			case err != nil && ended.MatchString(out):
 				t.Logf("%s: the test process ended", check)
+			case err != nil: // it did not run, and so it has shown nothing
+				t.Errorf("%s: %v\n%s", check, err, out)
 			}
 		})
 	}
