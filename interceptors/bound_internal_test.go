@@ -128,14 +128,14 @@ func TestFlushWaitsForWhatIsLate(t *testing.T) {
 			ran++
 			e.Later(20*time.Millisecond, func() { ran++ })
 		})
-		e.late.wait(maxLateWait)
+		e.late.wait()
 		if ran != 2 {
 			t.Errorf("%d of 2 have run", ran)
 		}
-		e.late.wait(maxLateWait)
+		e.late.wait()
 		e.Later(time.Hour, func() {})
 		begin := time.Now()
-		e.late.wait(maxLateWait)
+		e.late.wait()
 		if d := time.Since(begin); d != maxLateWait {
 			t.Errorf("waits for %v", d)
 		}

@@ -218,7 +218,7 @@ func (r *refusals) turn() map[refusalKey]uint64 {
 
 // Flush writes down the refusals that were counted and not recorded yet. It is called before the audit log is closed.
 func (e *Enforcer) Flush() {
-	e.late.wait(maxLateWait)
+	e.late.wait()
 	e.refusals.mu.Lock()
 	surplus := e.refusals.turn()
 	e.refusals.mu.Unlock()

@@ -35,8 +35,8 @@ func (l *late) done() {
 	}
 }
 
-// wait returns when nothing is left to run, or after most.
-func (l *late) wait(most time.Duration) {
+// wait returns when nothing is left to run, or after maxLateWait.
+func (l *late) wait() {
 	l.mu.Lock()
 	if l.n == 0 {
 		l.mu.Unlock()
@@ -47,7 +47,7 @@ func (l *late) wait(most time.Duration) {
 	}
 	none := l.none
 	l.mu.Unlock()
-	timer := time.NewTimer(most)
+	timer := time.NewTimer(maxLateWait)
 	defer timer.Stop()
 	select {
 	case <-none:

@@ -409,7 +409,7 @@ func TestUnknownCompressionIsRecorded(t *testing.T) {
 	if _, err := meshpb.NewMeshServiceClient(cc).Unary(t.Context(), h.request()); status.Code(err) != codes.Unimplemented {
 		t.Fatalf("the call: %v", err)
 	}
-	h.end.Enforcer.Flush()
+	h.end.Flush()
 	if ev := h.refused(); ev.GetActor().GetSpiffeId() != h.relay.String() || ev.GetReason() != v1.Reason_REASON_TRANSPORT_REFUSED {
 		t.Errorf("record %v", ev)
 	}
@@ -436,7 +436,7 @@ func TestSeenCallsAreNotRefused(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	h.end.Enforcer.Flush()
+	h.end.Flush()
 	unseen := 0
 	for _, ev := range h.end.Log.Events() {
 		if ev.GetKind() == v1.EventKind_EVENT_KIND_TRANSPORT_REFUSED {
