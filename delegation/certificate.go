@@ -34,6 +34,21 @@ func (v *Verifier) knownCertificate(s *signer, now int64, gen generation) *certi
 	return c
 }
 
+// signerOf is step 14: the certificate of s, which must be d's issuer's. known is what the cache had, nil for nothing; what is verified
+// here is kept for later.
+func (v *Verifier) signerOf(s *signer, d *draft, known *certificate, now int64, gen generation) (*certificate, error) {
+	if known != nil {
+		return known, known.checkSigner(d)
+	}
+	c, err := v.verifyCertificate(s, d, now, gen)
+	if err != nil {
+		return nil, err
+	}
+	c.der = s.certs()
+	v.certs.put(s.key, c)
+	return c, nil
+}
+
 // verifyCertificate is step 14 for a certificate that is not cached. The certificate must name the issuer of the hop in its
 // only URI SAN, be no CA, and verify now against the bundle of that trust domain.
 func (v *Verifier) verifyCertificate(s *signer, d *draft, now int64, gen generation) (*certificate, error) {

@@ -142,15 +142,8 @@ func (v *Verifier) checkSignatures(f *frame, drafts []*draft, certs []*certifica
 			continue
 		}
 		s := &f.signers[d.position-1]
-		c := certs[i]
-		if c == nil {
-			var err error
-			if c, err = v.verifyCertificate(s, d, now, gen); err != nil {
-				return err
-			}
-			c.der = s.certs()
-			v.certs.put(s.key, c)
-		} else if err := c.checkSigner(d); err != nil {
+		c, err := v.signerOf(s, d, certs[i], now, gen)
+		if err != nil {
 			return err
 		}
 		if err := c.checkHop(d); err != nil {

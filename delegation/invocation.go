@@ -272,14 +272,8 @@ func (v *Verifier) checkProofSignature(x *Leaf, p *v1.InvocationProof, m *v1.Inv
 	d := &draft{pae: PAE(TypeInvocation, p.GetStatement().GetPayload()), Leaf: &Leaf{
 		position: whole, statement: p.GetStatement(), claims: claims{issuer: x.issuer, expires: m.GetExpiresAtMs()},
 	}}
-	if c == nil {
-		var err error
-		if c, err = v.verifyCertificate(s, d, now, gen); err != nil {
-			return err
-		}
-		c.der = s.certs()
-		v.certs.put(s.key, c)
-	} else if err := c.checkSigner(d); err != nil {
+	c, err := v.signerOf(s, d, c, now, gen)
+	if err != nil {
 		return err
 	}
 	if err := c.checkHop(d); err != nil && !mutant.Off(mutant.ProofSignature) {
